@@ -1,0 +1,10 @@
+//! Pure decisions. No nginx, no I/O, no clock, no randomness: `now` and random numbers are arguments.
+#![forbid(unsafe_code)]
+
+pub mod breaker;
+pub mod health;
+pub mod limit;
+
+/// Milliseconds: a length of time, or a point in time on a clock the caller chose (nginx's monotonic
+/// clock for shared memory, Redis's wall clock for Redis). The two are never mixed.
+pub type Millis = u64;
