@@ -1,0 +1,84 @@
+//! What stands for a client's key outside this process: a hash, because the key may be a bearer token.
+
+use std::fmt;
+
+use super::Algorithm;
+
+/// BLAKE3 of the raw key, the first 128 bits. Two different keys that share one would take 2^64 tries to
+/// find, and would only share their own limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct KeyHash([u8; 16]);
+
+impl KeyHash {
+    /// Hashes the raw key: any bytes, any length.
+    pub fn new(raw: &[u8]) -> Self {
+        let mut half = [0; 16];
+        half.copy_from_slice(&blake3::hash(raw).as_bytes()[..16]);
+        Self(half)
+    }
+
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+
+    /// 32 lower-case hexadecimal digits.
+    pub fn to_hex(self) -> String {
+        self.to_string()
+    }
+
+    /// Reads back what [`KeyHash::to_hex`] wrote; `None` for anything else.
+    pub fn from_hex(hex: &str) -> Option<Self> {
+        let all_hex = hex.len() == 32 && hex.bytes().all(|b| b.is_ascii_hexdigit());
+        let value = if all_hex { u128::from_str_radix(hex, 16).ok()? } else { return None };
+        Some(Self(value.to_be_bytes()))
+    }
+
+    /// The two halves, as independent 64-bit numbers.
+    pub fn as_u64s(&self) -> (u64, u64) {
+        let value = u128::from_be_bytes(self.0);
+        ((value >> 64) as u64, value as u64)
+    }
+}
+
+impl fmt::Display for KeyHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
+/// The Redis key of one limit of one client: `PREFIX:{HASH}:ZONE:g1`.
+///
+/// The braces are Redis Cluster's hash tag, so all limits of one client key share a slot and one script can
+/// decide them. The last part names algorithm and format version: a state is never read as another's.
+pub fn redis_key(prefix: &str, zone: &str, key: &KeyHash, algorithm: Algorithm) -> String {
+    let format = match algorithm {
+        Algorithm::Gcra => "g1",
+        Algorithm::SlidingWindow => "w1",
+        Algorithm::FixedWindow => "f1",
+    };
+    format!("{prefix}:{{{key}}}:{zone}:{format}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_blake3_truncated() {
+        // First half of BLAKE3's published hash of the empty input.
+        let key = KeyHash::new(b"");
+        assert_eq!(key.to_hex(), "af1349b9f5f9a1a6a0404dea36dcc949");
+        assert_eq!(key.as_u64s(), (0xaf13_49b9_f5f9_a1a6, 0xa040_4dea_36dc_c949));
+        assert_eq!(KeyHash::from_hex(&key.to_hex()), Some(key));
+        assert_eq!(KeyHash::from_hex("+f1349b9f5f9a1a6a0404dea36dcc949"), None);
+    }
+
+    #[test]
+    fn names_the_state_in_redis() {
+        let key = KeyHash::new(b"}{ Bearer secret");
+        let name = redis_key("sluice", "api", &key, Algorithm::Gcra);
+        assert_eq!(name, format!("sluice:{{{}}}:api:g1", key.to_hex()));
+        assert!(redis_key("p", "z", &key, Algorithm::SlidingWindow).ends_with(":z:w1"));
+        assert!(redis_key("p", "z", &key, Algorithm::FixedWindow).ends_with(":z:f1"));
+    }
+}
