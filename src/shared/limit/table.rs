@@ -1,0 +1,296 @@
+//! The table of slots: set-associative, so that a lookup reads a few cache lines and never walks.
+//!
+//! A key's hash names its group of 16 slots, and only there can it sit. Slots of a group are filled from the
+//! front and never become empty again, so all workers that bring a new key meet at the same first empty slot
+//! and one compare-and-swap decides whose it is. In a full group the slot nearest to drained is taken over:
+//! marked busy, wiped, given its new key. Workers that were about to charge it see after their own
+//! compare-and-swap that the key has changed, and start over.
+//!
+//! A slot knows its key by 64 bits of the hash (the group, from other bits, adds to them). To get into
+//! somebody else's slot takes 2^64 tries of a second preimage; two of one's own keys that collide by birthday
+//! merely share a limit.
+
+use std::hint::spin_loop;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+
+use super::Moved;
+use crate::policy::Millis;
+use crate::policy::limit::{KeyHash, Tat};
+use crate::shared::cell::{Region, RegionError};
+
+const GROUP: usize = 16;
+/// Never used; the group is empty from here on.
+const EMPTY: u64 = 0;
+/// Being wiped by a worker. If that worker dies, the slot is out of use until the zone is adopted anew.
+const BUSY: u64 = 1;
+/// Wiped, without a key, in the middle of the others: the first to be taken over.
+const FREED: u64 = 2;
+/// How long to wait for a busy slot to get its key, which is a few stores away, before it counts as dead.
+const SPINS: usize = 100;
+
+/// Bytes of one group whose slots have `words` words besides key and `until`.
+pub const fn group_size(words: usize) -> usize {
+    GROUP * (2 + words) * size_of::<AtomicU64>()
+}
+
+/// All groups of a zone. In each, the keys of its slots lie together, then their `until`, then the rest.
+#[derive(Clone, Copy)]
+pub struct Table {
+    memory: &'static [AtomicU64],
+    /// Words per group.
+    stride: usize,
+    /// Words per slot besides key and `until`.
+    words: usize,
+}
+
+/// One key's state.
+#[derive(Clone, Copy)]
+pub struct Slot {
+    key: &'static AtomicU64,
+    /// A [`Tat`]: when the slot will be as good as new. The whole state of gcra. Zero only before the first
+    /// charge.
+    pub until: &'static AtomicU64,
+    state: &'static [AtomicU64],
+}
+
+/// A slot that holds the key asked for.
+pub struct Claim {
+    pub slot: Slot,
+    /// Another key lost its quota in use for it.
+    pub evicted: bool,
+}
+
+/// All slots of one group.
+#[derive(Clone, Copy)]
+pub struct Group {
+    memory: &'static [AtomicU64],
+    words: usize,
+}
+
+/// A slot that could be taken over: what it held when it was looked at.
+#[derive(Clone, Copy)]
+struct Victim {
+    index: usize,
+    key: u64,
+    until: u64,
+}
+
+impl Table {
+    /// The table that fills `region` from byte `offset` on.
+    pub fn new(region: Region, offset: usize, words: usize) -> Result<Self, RegionError> {
+        let stride = GROUP * (2 + words);
+        let groups = region.len().saturating_sub(offset) / group_size(words);
+        Ok(Self { memory: region.slice(offset, groups * stride)?, stride, words })
+    }
+
+    pub const fn slots(&self) -> usize {
+        self.memory.len() / self.stride * GROUP
+    }
+
+    pub fn wipe(&self) {
+        self.memory.iter().for_each(|word| word.store(0, Relaxed));
+    }
+
+    /// Frees the slots that killed workers left busy. A living worker in the middle of taking one over
+    /// notices and starts over; at worst the slot's next key loses what it used in that instant.
+    pub fn sweep(&self) {
+        for slot in self.all().filter(|slot| slot.key.load(SeqCst) == BUSY) {
+            slot.free();
+        }
+    }
+
+    /// Slots with a key and quota in use.
+    pub fn used(&self, now: Millis) -> usize {
+        self.all().filter(|slot| slot.key.load(Relaxed) > FREED && !slot.tat().is_empty_at(now)).count()
+    }
+
+    /// The name of a key within its group, and that group.
+    pub fn locate(&self, key: &KeyHash) -> (u64, Group) {
+        let (name, place) = key.as_u64s();
+        let groups = (self.memory.len() / self.stride) as u128;
+        let index = ((u128::from(place) * groups) >> 64) as usize;
+        (if name > FREED { name } else { name + 1 + FREED }, self.group(index))
+    }
+
+    /// The slot of a key that has one.
+    pub fn find(&self, group: Group, id: u64) -> Option<Slot> {
+        let keys = group.slots().map(|slot| (slot, slot.key.load(SeqCst)));
+        keys.take_while(|(_, key)| *key != EMPTY).find(|(_, key)| *key == id).map(|(slot, _)| slot)
+    }
+
+    /// The slot of a key, which is given one if need be. `None`: another worker was faster, try again.
+    pub fn claim(&self, group: Group, id: u64, now: Millis) -> Option<Claim> {
+        match group.seat(id) {
+            Ok(slot) => Some(Claim { slot, evicted: false }),
+            Err(victim) => group.take_over(victim?, id, now),
+        }
+    }
+
+    fn group(&self, index: usize) -> Group {
+        Group { memory: &self.memory[index * self.stride..][..self.stride], words: self.words }
+    }
+
+    fn all(&self) -> impl Iterator<Item = Slot> + use<> {
+        let table = *self;
+        (0..self.memory.len() / self.stride).flat_map(move |index| table.group(index).slots())
+    }
+}
+
+impl Group {
+    fn slot(self, index: usize) -> Slot {
+        let state = &self.memory[2 * GROUP + index * self.words..][..self.words];
+        Slot { key: &self.memory[index], until: &self.memory[GROUP + index], state }
+    }
+
+    fn slots(self) -> impl Iterator<Item = Slot> {
+        (0..GROUP).map(move |index| self.slot(index))
+    }
+
+    #[cfg(test)]
+    pub fn keys(self) -> &'static [AtomicU64] {
+        &self.memory[..GROUP]
+    }
+
+    /// The key's slot or the first empty one, made the key's. If there is neither, the one to take over.
+    fn seat(self, id: u64) -> Result<Slot, Option<Victim>> {
+        let mut victim: Option<Victim> = None;
+        for (index, slot) in self.slots().enumerate() {
+            let key = match slot.settled_key() {
+                EMPTY => match slot.key.compare_exchange(EMPTY, id, SeqCst, SeqCst) {
+                    Ok(_) => return Ok(slot),
+                    Err(key) => key,
+                },
+                key => key,
+            };
+            if key == id {
+                return Ok(slot);
+            }
+            let found = Victim { index, key, until: slot.until.load(SeqCst) };
+            if key != BUSY && victim.is_none_or(|best| found.rank() < best.rank()) {
+                victim = Some(found);
+            }
+        }
+        Err(victim)
+    }
+
+    fn take_over(self, victim: Victim, id: u64, now: Millis) -> Option<Claim> {
+        let slot = self.slot(victim.index);
+        if !slot.rename(victim.key, BUSY) {
+            return None;
+        }
+        if slot.until.load(SeqCst) != victim.until {
+            // Charged since it was chosen. Whoever charged it after this load will find the key gone.
+            slot.rename(BUSY, victim.key);
+            return None;
+        }
+        slot.wipe();
+        if !slot.rename(BUSY, id) {
+            return None;
+        }
+        let evicted = victim.key != FREED && !Tat::from_bits(victim.until).is_empty_at(now);
+        Some(Claim { slot: self.settle(slot, id), evicted })
+    }
+
+    /// Two workers may have taken over two slots for one key. The first slot of the group stays, the others
+    /// are merged into it; whichever worker looks last sees both.
+    pub fn settle(self, mine: Slot, id: u64) -> Slot {
+        let mut same = self.slots().filter(|slot| slot.settled_key() == id);
+        let Some(first) = same.next() else { return mine };
+        same.filter(|other| other.rename(id, BUSY)).for_each(|other| {
+            other.merge_into(first);
+            other.free();
+        });
+        first
+    }
+}
+
+impl Victim {
+    /// Freed slots first, then the nearest to drained. Last is one that got its key this instant and is about
+    /// to be charged: workers in need of slots would only take it from each other.
+    const fn rank(self) -> u64 {
+        if self.key == FREED { 0 } else { self.until.wrapping_sub(1) }
+    }
+}
+
+impl Slot {
+    /// A word of the state besides `until`.
+    pub fn word(&self, index: usize) -> &'static AtomicU64 {
+        &self.state[index]
+    }
+
+    pub const fn state(&self) -> &'static [AtomicU64] {
+        self.state
+    }
+
+    pub fn tat(&self) -> Tat {
+        Tat::from_bits(self.until.load(SeqCst))
+    }
+
+    /// Whether the slot still is the key's.
+    pub fn still(&self, id: u64) -> Result<(), Moved> {
+        if self.key.load(SeqCst) == id { Ok(()) } else { Err(Moved) }
+    }
+
+    /// Makes the slot count as in use up to `time`. Called before what is to be kept is stored, so that a
+    /// worker killed in between leaves it kept too long rather than too short.
+    pub fn keep_until(&self, time: Millis) {
+        let until = Tat::new(time, 0).to_bits();
+        if self.until.load(SeqCst) < until {
+            self.until.fetch_max(until, SeqCst);
+        }
+    }
+
+    /// Applies `change` to one word for as long as the slot is the key's.
+    pub fn change(&self, word: &AtomicU64, id: u64, change: impl Fn(u64) -> u64) {
+        let mut bits = word.load(SeqCst);
+        while self.still(id).is_ok() {
+            match word.compare_exchange_weak(bits, change(bits), SeqCst, SeqCst) {
+                Ok(_) => return,
+                Err(found) => bits = found,
+            }
+        }
+    }
+
+    /// Takes the slot from its key. False if another worker already does.
+    pub fn release(&self, id: u64) -> bool {
+        let mine = self.rename(id, BUSY);
+        if mine {
+            self.free();
+        }
+        mine
+    }
+
+    /// All state zero, `until` last.
+    fn wipe(&self) {
+        self.state.iter().for_each(|word| word.store(0, SeqCst));
+        self.until.store(0, SeqCst);
+    }
+
+    /// Moves a busy slot's state over. Later times compare greater in every word, so the greater is the truer.
+    fn merge_into(&self, other: Self) {
+        other.until.fetch_max(self.until.load(SeqCst), SeqCst);
+        for (from, to) in self.state.iter().zip(other.state) {
+            to.fetch_max(from.load(SeqCst), SeqCst);
+        }
+    }
+
+    /// Ends the use of a busy slot.
+    fn free(&self) {
+        self.wipe();
+        self.rename(BUSY, FREED);
+    }
+
+    fn rename(&self, from: u64, to: u64) -> bool {
+        self.key.compare_exchange(from, to, SeqCst, SeqCst).is_ok()
+    }
+
+    fn settled_key(&self) -> u64 {
+        for _ in 0..SPINS {
+            match self.key.load(SeqCst) {
+                BUSY => spin_loop(),
+                key => return key,
+            }
+        }
+        BUSY
+    }
+}

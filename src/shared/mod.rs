@@ -1,0 +1,12 @@
+//! What all workers see: plain `#[repr(C)]` structs of atomics in a zone of shared memory.
+//!
+//! Nothing here locks, allocates or holds a pointer into the zone's memory from the zone: a worker killed at
+//! any instruction, a reload or a replaced binary leave a state that the next reader understands. All bytes
+//! zero is empty, and each zone starts with a magic number and the version of its layout.
+#![deny(unsafe_code)]
+
+pub mod breaker;
+pub mod cell;
+pub mod health;
+pub mod limit;
+pub mod upstream;
