@@ -1,0 +1,226 @@
+//! From [`Settings`] to a connection that has proved that it can decide: AUTH, SELECT, SCRIPT LOAD, and one
+//! decision on a key of our own. A replica, a full or a loading server, and a user without the rights all fail
+//! that last step, so that they are found out here and not by requests.
+
+use std::net::SocketAddr;
+
+use ::redis::aio::MultiplexedConnection;
+use ::redis::io::AsyncDNSResolver;
+use ::redis::sentinel::{SentinelClientBuilder, SentinelServerType};
+use ::redis::{
+    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind,
+    IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo, RedisError, RedisFuture,
+    RedisResult, TlsCertificates, TlsMode,
+};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::time::timeout;
+
+use super::batch;
+use super::failure::{clean, describe};
+use super::settings::{Mode, Server, Settings, Tls};
+
+/// One connection. Dropping it, and what was cloned from it, closes the socket.
+pub(super) struct Connection {
+    pub(super) redis: MultiplexedConnection,
+    pushes: UnboundedReceiver<PushInfo>,
+    /// RESP3: the library tells when the socket has closed. With RESP2 the next call finds out.
+    watched: bool,
+}
+
+impl Connection {
+    /// Waits until the socket is closed by the other side.
+    pub(super) async fn closed(&mut self) {
+        while self.watched {
+            match self.pushes.recv().await {
+                Some(push) if push.kind != PushKind::Disconnection => {}
+                _ => return,
+            }
+        }
+        std::future::pending().await
+    }
+}
+
+/// Connects and proves, taking at most `connect_timeout` for each server.
+///
+/// # Errors
+/// What was wrong with the last server tried, in one clean line.
+pub(super) async fn connect(settings: &Settings) -> Result<Connection, String> {
+    let mut reason = "no server".to_owned();
+    let count = if settings.mode == Mode::Standalone { settings.servers.len() } else { 1 };
+    for index in 0..count {
+        let attempt = timeout(settings.connect_timeout, open(settings, index)).await;
+        reason = match attempt {
+            Ok(Ok(connection)) => return Ok(connection),
+            Ok(Err(error)) => describe(&error),
+            Err(_) => "connect timed out".to_owned(),
+        };
+        if let (Mode::Standalone, Some(server)) = (&settings.mode, settings.servers.get(index)) {
+            reason = format!("{server}: {reason}");
+        }
+    }
+    Err(reason)
+}
+
+/// One attempt, with the older protocol if this server or user will not have the newer one.
+async fn open(settings: &Settings, index: usize) -> RedisResult<Connection> {
+    match login(settings, index, ProtocolVersion::RESP3).await {
+        Err(error) if speaks_only_resp2(&error) => login(settings, index, ProtocolVersion::RESP2).await,
+        other => other,
+    }
+}
+
+/// HELLO unknown (a proxy), or forbidden to this user.
+fn speaks_only_resp2(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::RESP3NotSupported || matches!(error.code(), Some("NOPERM" | "NOPROTO" | "ERR"))
+}
+
+/// Connects, loads the script, and decides once.
+async fn login(settings: &Settings, index: usize, protocol: ProtocolVersion) -> RedisResult<Connection> {
+    let client = client(settings, index, protocol).await?;
+    let (sender, pushes) = unbounded_channel();
+    let watched = protocol == ProtocolVersion::RESP3;
+    // The deadlines are ours: `connect` bounds the attempt, the link each batch.
+    let mut config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
+    if watched {
+        config = config.set_push_sender(sender);
+    }
+    if let Some(resolver) = Renamed::of(settings, index) {
+        config = config.set_dns_resolver(resolver);
+    }
+    let mut redis = client.get_multiplexed_async_connection_with_config(&config).await?;
+    batch::load(&mut redis).await?;
+    batch::prove(&mut redis, &settings.key_prefix).await?;
+    Ok(Connection { redis, pushes, watched })
+}
+
+/// The client library's idea of where to connect. Asks the sentinels in sentinel mode.
+async fn client(settings: &Settings, index: usize, protocol: ProtocolVersion) -> RedisResult<Client> {
+    if let Mode::Sentinel { master, .. } = &settings.mode {
+        return sentinel(settings, master, protocol)?.build()?.async_get_client().await;
+    }
+    let server = settings
+        .servers
+        .get(index)
+        .ok_or_else(|| RedisError::from((ErrorKind::InvalidClientConfig, "no such server")))?;
+    let mut login = RedisConnectionInfo::default()
+        .set_db(i64::from(settings.database))
+        .set_protocol(protocol)
+        .set_skip_set_lib_name();
+    if let Some(username) = &settings.username {
+        login = login.set_username(username);
+    }
+    if let Some(password) = &settings.password {
+        login = login.set_password(password.reveal());
+    }
+    let info = address(settings, server).into_connection_info()?.set_redis_settings(login);
+    secure(settings.tls.as_ref(), info)
+}
+
+/// Adds certificates to a connection that uses TLS.
+fn secure(tls: Option<&Tls>, info: ConnectionInfo) -> RedisResult<Client> {
+    match tls {
+        Some(tls) => Client::build_with_tls(info, certificates(tls)),
+        None => Client::open(info),
+    }
+}
+
+/// A sentinel client; the same login is used for whichever server is master.
+fn sentinel(
+    settings: &Settings,
+    master: &str,
+    protocol: ProtocolVersion,
+) -> RedisResult<SentinelClientBuilder> {
+    let servers = settings.servers.iter().map(|server| address(settings, server));
+    let mut builder = SentinelClientBuilder::new(servers, master, SentinelServerType::Master)?
+        .set_client_to_redis_db(i64::from(settings.database))
+        .set_client_to_redis_protocol(protocol);
+    if let Some(username) = &settings.username {
+        builder = builder.set_client_to_redis_username(username);
+    }
+    if let Some(password) = &settings.password {
+        builder = builder.set_client_to_redis_password(password.reveal());
+    }
+    if let Mode::Sentinel { username, password, .. } = &settings.mode {
+        if let Some(username) = username {
+            builder = builder.set_client_to_sentinel_username(username);
+        }
+        if let Some(password) = password {
+            builder = builder.set_client_to_sentinel_password(password.reveal());
+        }
+    }
+    if let Some(tls) = &settings.tls {
+        let mode = || if tls.verify { TlsMode::Secure } else { TlsMode::Insecure };
+        builder = builder
+            .set_client_to_redis_tls_mode(mode())
+            .set_client_to_redis_certificates(certificates(tls))
+            .set_client_to_sentinel_tls_mode(mode())
+            .set_client_to_sentinel_certificates(certificates(tls));
+    }
+    Ok(builder)
+}
+
+/// The library's form of an address. With `tls_name` that name takes the place of the host, so that it is asked
+/// for and verified, and [`Renamed`] leads it back to the host.
+fn address(settings: &Settings, server: &Server) -> ConnectionAddr {
+    match (server, &settings.tls) {
+        (Server::Unix(path), _) => ConnectionAddr::Unix(path.clone()),
+        (Server::Tcp { host, port }, None) => ConnectionAddr::Tcp(host.clone(), settings.port(*port)),
+        (Server::Tcp { host, port }, Some(tls)) => ConnectionAddr::TcpTls {
+            host: tls.name.clone().unwrap_or_else(|| host.clone()),
+            port: settings.port(*port),
+            insecure: !tls.verify,
+            tls_params: None,
+        },
+    }
+}
+
+/// Certificates in the library's form.
+fn certificates(tls: &Tls) -> TlsCertificates {
+    let client_tls = match (&tls.certificate, &tls.key) {
+        (Some(certificate), Some(key)) => Some(ClientTlsConfig {
+            client_cert: certificate.clone(),
+            client_key: key.reveal().as_bytes().to_vec(),
+        }),
+        _ => None,
+    };
+    TlsCertificates { client_tls, root_cert: tls.ca.clone() }
+}
+
+/// Reads the certificates as a connection would.
+///
+/// # Errors
+/// What is wrong with them, in one line.
+pub(super) fn check(settings: &Settings) -> Result<(), String> {
+    let (Some(tls), Some(server)) = (&settings.tls, settings.servers.first()) else { return Ok(()) };
+    let tried = address(settings, server).into_connection_info().and_then(|info| secure(Some(tls), info));
+    tried.map(drop).map_err(|error| clean(&error.to_string()))
+}
+
+/// Resolves whatever it is asked to the host of one server.
+struct Renamed {
+    host: String,
+}
+
+impl Renamed {
+    /// Some where `tls_name` hides the real host.
+    fn of(settings: &Settings, index: usize) -> Option<Self> {
+        settings.tls.as_ref()?.name.as_ref()?;
+        match settings.servers.get(index)? {
+            Server::Tcp { host, .. } => Some(Self { host: host.clone() }),
+            Server::Unix(_) => None,
+        }
+    }
+}
+
+impl AsyncDNSResolver for Renamed {
+    fn resolve<'a, 'b: 'a>(
+        &'a self,
+        _: &'b str,
+        port: u16,
+    ) -> RedisFuture<'a, Box<dyn Iterator<Item = SocketAddr> + Send + 'a>> {
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((self.host.as_str(), port)).await?;
+            Ok(Box::new(found.collect::<Vec<_>>().into_iter()) as Box<dyn Iterator<Item = _> + Send>)
+        })
+    }
+}

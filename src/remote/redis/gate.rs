@@ -1,0 +1,72 @@
+//! Whether a request may wait for Redis: a few atomics that the event loop reads and the link writes.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use tokio::sync::Notify;
+
+use super::settings::Breaker;
+
+/// Counts failures in a row and opens at the configured number. While open no request waits; only the link's
+/// own successful test closes it.
+#[derive(Debug)]
+pub struct Gate {
+    open: AtomicBool,
+    run: AtomicU32,
+    failures: u32,
+    opened: Notify,
+}
+
+impl Gate {
+    /// A closed gate: until the first connection is up requests may wait, each up to its own deadline.
+    pub(super) fn new(breaker: &Breaker) -> Self {
+        Self {
+            open: AtomicBool::new(false),
+            run: AtomicU32::new(0),
+            failures: breaker.failures.max(1),
+            opened: Notify::new(),
+        }
+    }
+
+    /// May a request wait for this Redis now?
+    pub fn admits(&self) -> bool {
+        !self.open.load(Ordering::Acquire)
+    }
+
+    /// A request's deadline passed without an answer. The worker, which owns the deadlines, reports each.
+    pub fn timed_out(&self) {
+        self.failed();
+    }
+
+    /// One more failure in a row, whatever it was.
+    pub(super) fn failed(&self) {
+        if self.run.fetch_add(1, Ordering::AcqRel).saturating_add(1) >= self.failures {
+            self.open();
+        }
+    }
+
+    /// An answer in time ends the run. It does not close an open gate: what was on its way when the gate
+    /// opened says nothing about now.
+    pub(super) fn answered(&self) {
+        self.run.store(0, Ordering::Release);
+    }
+
+    /// Opens at once, as when there is no connection at all.
+    pub(super) fn open(&self) {
+        if !self.open.swap(true, Ordering::AcqRel) {
+            self.opened.notify_one();
+        }
+    }
+
+    /// Closes after a successful test, with the run forgotten.
+    pub(super) fn close(&self) {
+        self.run.store(0, Ordering::Release);
+        self.open.store(false, Ordering::Release);
+    }
+
+    /// Waits until the gate is open.
+    pub(super) async fn opened(&self) {
+        while self.admits() {
+            self.opened.notified().await;
+        }
+    }
+}

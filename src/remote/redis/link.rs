@@ -1,0 +1,348 @@
+//! The life of one connection: reach a server, serve batches until something breaks, reach it again.
+//!
+//! All that waits is bounded. Calls older than the timeout are not sent any more, few batches are on their way
+//! at once, and an open [`Gate`] drops the connection with everything that was queued or outstanding, so that a
+//! stalled server finds nothing of ours but those few batches when it wakes.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use ::redis::aio::MultiplexedConnection;
+use ::redis::{RedisError, Value};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use super::batch::{self, Batch};
+use super::connect::{Connection, connect};
+use super::failure::{self, Failure};
+use super::{Call, Gate, LinkEvent, Reply, Settings};
+use crate::remote::engine::{Done, Outbox};
+
+/// Most calls taken from the queue at once.
+const GULP: usize = 512;
+/// Most limits in one script call; it keeps Redis busy for some 3 ms.
+const BATCH: usize = 512;
+/// Script calls on their way at once. More would only make smaller batches.
+const FLIGHT: usize = 8;
+/// Least time between two reports of foreign values.
+const QUIET: Duration = Duration::from_secs(60);
+
+/// A call, and when the worker handed it over.
+type Waiting = (Instant, Call);
+
+/// The way to a link.
+pub(in crate::remote) struct Feed(UnboundedSender<Waiting>);
+
+impl Feed {
+    /// Queues a call. If the link has ended, so has the engine, and nobody waits for the answer.
+    pub(in crate::remote) fn push(&self, at: Instant, call: Call) {
+        let _ = self.0.send((at, call));
+    }
+}
+
+/// One Redis as this worker sees it.
+pub(in crate::remote) struct Link {
+    settings: Settings,
+    name: Arc<str>,
+    gate: Arc<Gate>,
+    outbox: Arc<Outbox>,
+    inbox: tokio::sync::Mutex<UnboundedReceiver<Waiting>>,
+    log: Mutex<Log>,
+}
+
+/// What the operator was told last.
+#[derive(Default)]
+struct Log {
+    lost: Option<Instant>,
+    foreign: Option<Instant>,
+    unreported: u64,
+}
+
+/// Why serving ended.
+enum End {
+    /// The worker has closed the queue.
+    Closed,
+    /// The connection is to be replaced at once.
+    Broken(String),
+    /// The gate is open: test now and then.
+    Opened,
+}
+
+/// A batch that is back, and what it met.
+struct Landed {
+    batch: Batch,
+    result: Result<Value, Trouble>,
+}
+
+/// Why a batch has no answer.
+enum Trouble {
+    Error(RedisError),
+    /// The connection was given up.
+    Cancelled,
+    /// Longer than any answer may take.
+    Overdue,
+}
+
+impl Link {
+    /// A link that does nothing yet, and the way to feed it.
+    pub(in crate::remote) fn new(settings: Settings, outbox: Arc<Outbox>) -> (Feed, Self) {
+        let (sender, inbox) = unbounded_channel();
+        let gate = Arc::new(Gate::new(&settings.breaker));
+        let name = settings.name.as_str().into();
+        let inbox = tokio::sync::Mutex::new(inbox);
+        (Feed(sender), Self { settings, name, gate, outbox, inbox, log: Mutex::default() })
+    }
+
+    pub(in crate::remote) fn gate(&self) -> Arc<Gate> {
+        self.gate.clone()
+    }
+
+    pub(in crate::remote) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Runs until the feed is dropped and all is answered.
+    pub(in crate::remote) async fn run(&self) {
+        let mut inbox = self.inbox.lock().await;
+        let mut end = None;
+        loop {
+            let Some(connection) = self.reach(&mut inbox, end.as_ref()).await else { return };
+            let up = Instant::now();
+            match self.serve(connection, &mut inbox).await {
+                End::Closed => return,
+                End::Opened => self.lost("no answer in time"),
+                // A server that hangs up on whoever has just come in must not be courted in a tight loop.
+                End::Broken(ref reason) if up.elapsed() < self.settings.breaker.open => self.failed(reason),
+                End::Broken(_) => {}
+            }
+            end = Some(if self.gate.admits() { End::Broken(String::new()) } else { End::Opened });
+        }
+    }
+
+    /// After a panic: no request waits until the link is up again.
+    pub(in crate::remote) fn fault(&self) {
+        self.gate.open();
+        self.log().lost.get_or_insert_with(Instant::now);
+    }
+
+    /// Tries until there is a connection; none if the queue was closed meanwhile. At the start calls wait
+    /// for the first attempt; later nothing waits.
+    async fn reach(&self, inbox: &mut UnboundedReceiver<Waiting>, last: Option<&End>) -> Option<Connection> {
+        let mut hold = last.is_none();
+        if matches!(last, Some(End::Opened)) {
+            self.refuse_during(inbox, sleep(self.settings.breaker.open), false).await?;
+        }
+        loop {
+            match self.refuse_during(inbox, connect(&self.settings), hold).await? {
+                Ok(connection) => {
+                    self.back();
+                    return Some(connection);
+                }
+                Err(reason) => {
+                    self.gate.open();
+                    self.lost(&reason);
+                }
+            }
+            hold = false;
+            self.refuse_during(inbox, sleep(self.settings.breaker.open), hold).await?;
+        }
+    }
+
+    /// Waits for `work` and refuses calls that come meanwhile; with `hold` only from when the gate opens.
+    /// None if the queue was closed.
+    async fn refuse_during<T>(
+        &self,
+        inbox: &mut UnboundedReceiver<Waiting>,
+        work: impl Future<Output = T>,
+        hold: bool,
+    ) -> Option<T> {
+        tokio::pin!(work);
+        let mut open = false;
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return Some(done),
+                () = self.gate.opened(), if !open => {
+                    open = true;
+                    self.lost("no answer in time");
+                }
+                waiting = inbox.recv(), if !hold || open => {
+                    let (_, call) = waiting?;
+                    self.answer(call.ticket, Err(Failure::Unavailable));
+                }
+            }
+        }
+    }
+
+    /// Sends batches and hands out answers until something ends it. Nothing is outstanding afterwards.
+    async fn serve(&self, mut connection: Connection, inbox: &mut UnboundedReceiver<Waiting>) -> End {
+        let mut flight = JoinSet::new();
+        let (cancel, cancelled) = watch::channel(());
+        let mut waiting = Vec::new();
+        let end = loop {
+            tokio::select! {
+                biased;
+                () = self.gate.opened() => break End::Opened,
+                Some(landed) = flight.join_next() => {
+                    if let Some(reason) = landed.ok().and_then(|landed| self.land(landed)) {
+                        break End::Broken(reason);
+                    }
+                }
+                () = connection.closed() => break End::Broken("connection closed by the server".to_owned()),
+                count = inbox.recv_many(&mut waiting, GULP), if flight.len() < FLIGHT => {
+                    if count == 0 {
+                        break End::Closed;
+                    }
+                    for batch in self.pack(&mut waiting) {
+                        let redis = connection.redis.clone();
+                        flight.spawn(fly(redis, batch, cancelled.clone(), self.overdue()));
+                    }
+                }
+            }
+        };
+        if !matches!(end, End::Closed) {
+            drop(cancel);
+        }
+        while let Some(landed) = flight.join_next().await {
+            landed.ok().and_then(|landed| self.land(landed));
+        }
+        end
+    }
+
+    /// Longer than this no answer takes; the connection is dead although nobody says so.
+    fn overdue(&self) -> Duration {
+        self.settings.connect_timeout + self.settings.timeout
+    }
+
+    /// Makes batches of what waits, and answers what cannot be sent.
+    fn pack(&self, waiting: &mut Vec<Waiting>) -> Vec<Batch> {
+        let mut batches = Vec::new();
+        let mut batch = Batch::new();
+        for (at, call) in waiting.drain(..) {
+            if !call.is_valid() {
+                self.answer(call.ticket, Err(Failure::Invalid));
+                continue;
+            }
+            if at.elapsed() > self.settings.timeout {
+                self.answer(call.ticket, Err(Failure::Stale));
+                continue;
+            }
+            if batch.limits() + call.limits.len() > BATCH {
+                batches.push(std::mem::replace(&mut batch, Batch::new()));
+            }
+            batch.push(at, call);
+        }
+        if batch.limits() > 0 {
+            batches.push(batch);
+        }
+        batches
+    }
+
+    /// Hands out the answers of one batch. Some reason if the connection is of no more use.
+    fn land(&self, landed: Landed) -> Option<String> {
+        let Landed { batch, result } = landed;
+        let (failure, fatal) = match result {
+            Ok(value) => match batch.decode(value) {
+                Ok(decoded) => return self.hand_out(&batch, decoded),
+                Err(reason) => (Failure::Unexpected(reason.to_owned()), None),
+            },
+            Err(Trouble::Error(error)) => {
+                let fatal = failure::is_fatal(&error).then(|| failure::describe(&error));
+                (Failure::from_error(&error), fatal)
+            }
+            Err(Trouble::Overdue) => {
+                let reason = "no answer in time".to_owned();
+                (Failure::Lost(reason.clone()), Some(reason))
+            }
+            Err(Trouble::Cancelled) => {
+                batch.tickets().for_each(|ticket| {
+                    self.answer(ticket, Err(Failure::Lost("connection given up".to_owned())));
+                });
+                return None;
+            }
+        };
+        self.failed(&failure.to_string());
+        batch.tickets().for_each(|ticket| self.answer(ticket, Err(failure.clone())));
+        fatal
+    }
+
+    /// The good case of [`land`](Self::land). An answer after the deadline has helped nobody, and ends no run.
+    fn hand_out(&self, batch: &Batch, decoded: batch::Decoded) -> Option<String> {
+        if batch.age() <= self.settings.timeout {
+            self.gate.answered();
+        }
+        for (ticket, decisions) in batch.tickets().zip(decoded.decisions) {
+            self.answer(ticket, Ok(decisions));
+        }
+        self.report_foreign(decoded.foreign);
+        None
+    }
+
+    fn answer(&self, ticket: u64, result: Result<Vec<crate::policy::limit::Decision>, Failure>) {
+        self.outbox.put(Done::Limit(Reply { ticket, result }));
+    }
+
+    /// One failure more; says why if it is the one that opens the gate.
+    fn failed(&self, reason: &str) {
+        self.gate.failed();
+        if !self.gate.admits() {
+            self.lost(reason);
+        }
+    }
+
+    /// Tells the operator, once per outage.
+    fn lost(&self, reason: &str) {
+        let mut log = self.log();
+        if log.lost.is_none() {
+            log.lost = Some(Instant::now());
+            let reason = failure::clean(reason);
+            self.outbox.put(Done::Link(LinkEvent::Lost { name: self.name.clone(), reason }));
+        }
+    }
+
+    /// There is a proven connection. A gate that is still closed keeps its run of failures: only answers to
+    /// requests count there.
+    fn back(&self) {
+        if !self.gate.admits() {
+            self.gate.close();
+        }
+        if let Some(since) = self.log().lost.take() {
+            let event = LinkEvent::Back { name: self.name.clone(), after: since.elapsed() };
+            self.outbox.put(Done::Link(event));
+        }
+    }
+
+    /// Tells about values that are not ours, not more than once a minute.
+    fn report_foreign(&self, values: u64) {
+        let mut log = self.log();
+        log.unreported += values;
+        if log.unreported > 0 && log.foreign.is_none_or(|at| at.elapsed() >= QUIET) {
+            log.foreign = Some(Instant::now());
+            let values = std::mem::take(&mut log.unreported);
+            self.outbox.put(Done::Link(LinkEvent::Foreign { name: self.name.clone(), values }));
+        }
+    }
+
+    fn log(&self) -> std::sync::MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One batch, from sending to its answer or the end of the connection.
+async fn fly(
+    mut redis: MultiplexedConnection,
+    batch: Batch,
+    mut cancelled: watch::Receiver<()>,
+    overdue: Duration,
+) -> Landed {
+    let result = tokio::select! {
+        biased;
+        result = batch::execute(&mut redis, &batch) => result.map_err(Trouble::Error),
+        // Nothing is ever sent on this channel: it changes by closing.
+        _ = cancelled.changed() => Err(Trouble::Cancelled),
+        () = sleep(overdue) => Err(Trouble::Overdue),
+    };
+    Landed { batch, result }
+}
