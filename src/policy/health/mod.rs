@@ -1,0 +1,23 @@
+//! Health: what a good answer is, and how many bad ones it takes.
+//!
+//! [`Match`] is a compiled `match` block and judges one [`Answer`]; [`State`] counts verdicts in a row.
+
+mod body;
+mod builder;
+mod error;
+mod expect;
+mod header;
+mod json;
+mod pattern;
+mod reason;
+mod status;
+mod verdict;
+
+#[cfg(test)]
+mod tests;
+
+pub use builder::Builder;
+pub use error::MatchError;
+pub use expect::{Answer, Match, Verdict};
+pub use reason::{Reason, ReasonKind};
+pub use verdict::{Change, Condition, Probe, State, Tally, Thresholds, apply};

@@ -1,0 +1,94 @@
+//! The counter of verdicts in a row, against a model that keeps the whole history.
+
+use proptest::prelude::*;
+
+use super::super::{Change, Condition, Probe, State, Tally, Thresholds, apply};
+
+fn walk(state: State, probes: &[Probe], fails: u32, passes: u32) -> State {
+    probes.iter().fold(state, |state, probe| apply(state, *probe, Thresholds { fails, passes }).0)
+}
+
+#[test]
+fn zero_is_up_and_never_probed() {
+    let state = State::from_bits(0);
+    assert_eq!(state, State::default());
+    assert_eq!(state.to_bits(), 0);
+    assert_eq!((state.condition(), state.is_probed(), state.last_passed()), (Condition::Up, false, false));
+}
+
+#[test]
+fn the_first_mandatory_check_decides() {
+    use Probe::{Degraded, Fail, Pass};
+    assert!(!State::checking().condition().takes_traffic());
+    assert_eq!(walk(State::checking(), &[Pass], 3, 3).condition(), Condition::Up);
+    assert_eq!(walk(State::checking(), &[Degraded], 3, 3).condition(), Condition::Degraded);
+    assert_eq!(walk(State::checking(), &[Fail], 3, 3).condition(), Condition::Down);
+    assert_eq!(walk(State::checking(), &[Fail, Pass, Pass], 3, 3).condition(), Condition::Down);
+    assert_eq!(walk(State::checking(), &[Fail, Pass, Pass, Pass], 3, 3).condition(), Condition::Up);
+}
+
+#[test]
+fn the_other_kind_ends_a_run() {
+    use Probe::{Fail, Pass};
+    assert_eq!(walk(State::default(), &[Fail, Fail, Pass, Fail, Fail], 3, 1).condition(), Condition::Up);
+    assert_eq!(walk(State::default(), &[Fail, Fail, Fail], 3, 1).condition(), Condition::Down);
+    assert_eq!(walk(State::default(), &[Fail], 0, 0).condition(), Condition::Down);
+    let (state, change) = apply(State::default(), Fail, Thresholds { fails: 1, passes: 1 });
+    assert_eq!(change, Some(Change { from: Condition::Up, to: Condition::Down }));
+    assert_eq!(state.tally(), Tally { fails: 1, passes: 0 });
+}
+
+#[test]
+fn runs_do_not_overflow() {
+    let long = State::from_bits(u64::from(u32::MAX) << 32);
+    assert_eq!(walk(long, &[Probe::Fail], 1, 1).tally().fails, u32::MAX);
+}
+
+fn probe() -> impl Strategy<Value = Probe> {
+    prop_oneof![Just(Probe::Pass), Just(Probe::Degraded), Just(Probe::Fail)]
+}
+
+fn run_of(history: &[Probe], failed: bool) -> usize {
+    history.iter().rev().take_while(|probe| (**probe == Probe::Fail) == failed).count()
+}
+
+proptest! {
+    #[test]
+    fn agrees_with_the_history(
+        probes in prop::collection::vec(probe(), 0..60), fails in 0_u32..5, passes in 0_u32..5, mandatory: bool,
+    ) {
+        let mut state = if mandatory { State::checking() } else { State::default() };
+        let (mut out, mut degraded) = (mandatory, false);
+        for (i, probe) in probes.iter().enumerate() {
+            let before = state.condition();
+            let (next, change) = apply(state, *probe, Thresholds { fails, passes });
+            let history = &probes[..=i];
+            let first = i == 0 && mandatory;
+            let failed = run_of(history, true);
+            let passed = run_of(history, false);
+            if failed >= fails.max(1) as usize || (first && failed > 0) {
+                out = true;
+            } else if passed >= passes.max(1) as usize || (first && passed > 0) {
+                out = false;
+            }
+            degraded = match probe {
+                _ if out => false,
+                Probe::Fail => degraded,
+                probe => *probe == Probe::Degraded,
+            };
+            let wanted = if out { Condition::Down } else if degraded { Condition::Degraded } else { Condition::Up };
+            prop_assert_eq!(next.condition(), wanted);
+            prop_assert_eq!(next.tally(), Tally { fails: failed as u32, passes: passed as u32 });
+            prop_assert_eq!(change.is_some(), before != next.condition());
+            prop_assert_eq!(State::from_bits(next.to_bits()), next);
+            prop_assert!(next.to_bits() != 0);
+            state = next;
+        }
+    }
+
+    #[test]
+    fn every_word_is_a_state(bits: u64) {
+        let state = State::from_bits(bits);
+        prop_assert_eq!(State::from_bits(state.to_bits()), state);
+    }
+}
