@@ -1,0 +1,190 @@
+//! What a breaker is told, and what it reports.
+
+use super::super::Millis;
+use super::State;
+use std::fmt;
+
+/// Why an attempt at the upstream failed; the names of `circuit_breaker_failure`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Could not connect, send or read.
+    Error,
+    Timeout,
+    InvalidHeader,
+    /// An answer with a status that counts as a failure, 100 to 999.
+    Http(u16),
+}
+
+impl Failure {
+    /// A number other than 0, for shared memory.
+    #[must_use]
+    pub const fn to_bits(self) -> u32 {
+        match self {
+            Self::Error => 1,
+            Self::Timeout => 2,
+            Self::InvalidHeader => 3,
+            Self::Http(status) => 0x1_0000 | status as u32,
+        }
+    }
+
+    /// The failure that [`Self::to_bits`] wrote; `None` for 0 and for what a later version may write.
+    #[must_use]
+    pub const fn from_bits(bits: u32) -> Option<Self> {
+        match bits {
+            1 => Some(Self::Error),
+            2 => Some(Self::Timeout),
+            3 => Some(Self::InvalidHeader),
+            0x1_0000..=0x1_FFFF => Some(Self::Http(bits as u16)),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Error => f.write_str("error"),
+            Self::Timeout => f.write_str("timeout"),
+            Self::InvalidHeader => f.write_str("invalid_header"),
+            Self::Http(status) => write!(f, "http_{status:03}"),
+        }
+    }
+}
+
+/// How a request that the breaker admitted ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Success,
+    Failure(Failure),
+}
+
+/// Why the breaker changed its state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// So many failures within `over` milliseconds.
+    Failures { count: u32, over: Millis },
+    /// So many failures in a row.
+    Consecutive { count: u32 },
+    /// This share (percent) of so many calls in the window failed.
+    FailureRate { percent: u32, calls: u32 },
+    /// This share (percent) of so many calls in the window was slow.
+    SlowRate { percent: u32, calls: u32 },
+    /// A test request failed.
+    TestFailed,
+    /// A test request was slow.
+    TestSlow,
+    /// So many test requests were all good.
+    TestsPassed { count: u32 },
+    /// The stay in OPEN is over: test requests may pass.
+    Elapsed,
+    /// The operator reset the breaker.
+    Reset,
+}
+
+/// One change of state, reported once: by the worker that won it. `Display` is a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transition {
+    pub from: State,
+    pub to: State,
+    pub cause: Cause,
+    /// The failure seen last, if any ever was.
+    pub last: Option<Failure>,
+    /// How long OPEN will last, when `to` is OPEN.
+    pub open_for: Millis,
+    /// Failed recoveries in a row so far.
+    pub attempts: u8,
+    /// The rule fired but the caller did not allow OPEN (`max_ejected`): CLOSED with an empty window.
+    pub suppressed: bool,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half_open",
+        })
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Failures { count, over } => write!(f, "{count} failures in {}", Seconds(over)),
+            Self::Consecutive { count } => write!(f, "{count} failures in a row"),
+            Self::FailureRate { percent, calls } => write!(f, "{percent}% of {calls} calls failed"),
+            Self::SlowRate { percent, calls } => write!(f, "{percent}% of {calls} calls were slow"),
+            Self::TestFailed => f.write_str("test request failed"),
+            Self::TestSlow => f.write_str("test request was slow"),
+            Self::TestsPassed { count: 1 } => f.write_str("test request passed"),
+            Self::TestsPassed { count } => write!(f, "{count} test requests passed"),
+            Self::Elapsed => f.write_str("time for a test request"),
+            Self::Reset => f.write_str("reset"),
+        }
+    }
+}
+
+impl fmt::Display for Transition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let to = if self.suppressed { State::Open } else { self.to };
+        write!(f, "{} -> {to}: {}", self.from, self.cause)?;
+        let bad = !matches!(self.cause, Cause::TestsPassed { .. } | Cause::Elapsed | Cause::Reset);
+        if let Some(last) = self.last.filter(|_| bad && self.cause != Cause::TestSlow) {
+            write!(f, ", last {last}")?;
+        }
+        if self.suppressed {
+            f.write_str(", suppressed")?;
+        } else if self.to == State::Open {
+            write!(f, ", open for {}", Seconds(self.open_for))?;
+        }
+        Ok(())
+    }
+}
+
+/// Milliseconds as seconds: one decimal, three when the first would hide something.
+struct Seconds(Millis);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, thousandths) = (self.0 / 1_000, self.0 % 1_000);
+        if thousandths % 100 == 0 {
+            write!(f, "{whole}.{} s", thousandths / 100)
+        } else {
+            write!(f, "{whole}.{thousandths:03} s")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_survive_shared_memory() {
+        for failure in [Failure::Error, Failure::Timeout, Failure::InvalidHeader, Failure::Http(502)] {
+            assert_eq!(Failure::from_bits(failure.to_bits()), Some(failure));
+        }
+        assert_eq!(Failure::from_bits(0), None);
+        assert_eq!(Failure::from_bits(u32::MAX), None);
+    }
+
+    #[test]
+    fn a_transition_reads_as_a_log_line() {
+        let trip = Transition {
+            from: State::Closed,
+            to: State::Open,
+            cause: Cause::Failures { count: 5, over: 28_000 },
+            last: Some(Failure::Http(502)),
+            open_for: 30_000,
+            attempts: 0,
+            suppressed: false,
+        };
+        assert_eq!(trip.to_string(), "closed -> open: 5 failures in 28.0 s, last http_502, open for 30.0 s");
+        let kept = Transition { to: State::Closed, suppressed: true, ..trip };
+        assert_eq!(kept.to_string(), "closed -> open: 5 failures in 28.0 s, last http_502, suppressed");
+        let cause = Cause::TestsPassed { count: 1 };
+        let closed = Transition { from: State::HalfOpen, to: State::Closed, cause, ..trip };
+        assert_eq!(closed.to_string(), "half_open -> closed: test request passed");
+        assert_eq!(Seconds(7).to_string(), "0.007 s");
+    }
+}

@@ -1,0 +1,23 @@
+//! The circuit breaker's decisions: what trips it, how long it stays open, what its words mean.
+//!
+//! CLOSED admits all. When a trip rule fires it is OPEN and admits none until its deadline; then HALF_OPEN
+//! admits `half_open` test requests. All of them good: CLOSED. One bad: OPEN again, timer reset.
+//!
+//! The state itself lives in `shared::breaker`; here is everything about it that needs no memory.
+
+mod event;
+mod rules;
+mod settings;
+pub mod words;
+
+pub use event::{Cause, Failure, Outcome, Transition};
+pub use rules::{Evidence, Tally, Trip, bucket_millis, open_millis, percent, trip};
+pub use settings::{Settings, SettingsError};
+pub use words::{Forced, State};
+
+/// Time buckets that make up one window of the rate rules.
+pub const BUCKETS: u64 = 10;
+/// Failure times kept: the largest `failures=`.
+pub const LOG: usize = 32;
+/// Permits kept: the largest `half_open=`.
+pub const PERMITS: usize = 8;

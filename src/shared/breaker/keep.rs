@@ -1,0 +1,277 @@
+//! The breaker's other side: the operator, the housekeeper, the observer, the zone.
+
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use super::{Breaker, RING, scatter};
+use crate::policy::Millis;
+use crate::policy::breaker::words::{self, Bucket, Permit, PermitState, Run, StateWord};
+use crate::policy::breaker::{
+    BUCKETS, Cause, Failure, Forced, Settings, State, Tally, Transition, bucket_millis,
+};
+
+const DAY: i64 = 86_400_000;
+
+/// A breaker at one moment, for the API and the metrics. Counters never go back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct View {
+    pub state: State,
+    /// What the operator decided; wins over `state`.
+    pub forced: Option<Forced>,
+    /// End of `forced`; 0: none.
+    pub forced_until: Millis,
+    /// Milliseconds until a request may pass; 0 when it may now, or when nobody knows.
+    pub retry_after: Millis,
+    /// When the state last changed; 0: never.
+    pub changed: Millis,
+    pub attempts: u8,
+    /// Failures within the window, at most 32.
+    pub failures: u32,
+    /// Failures in a row.
+    pub consecutive: u32,
+    /// Results in the window; all 0 unless a rate rule is on.
+    pub window: Tally,
+    pub last: Option<Failure>,
+    /// When `last` was seen.
+    pub last_at: Millis,
+    pub ok: u64,
+    pub fail: u64,
+    pub slow: u64,
+    pub rejected: u64,
+    pub opened: u64,
+    pub half_opened: u64,
+    pub closed: u64,
+    pub late: u64,
+    pub suppressed: u64,
+}
+
+impl View {
+    /// The value of `$circuit_breaker_state`.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match (self.forced, self.state) {
+            (Some(Forced::Open), _) => "forced_open",
+            (Some(Forced::Closed), _) => "forced_closed",
+            (None, State::Closed) => "closed",
+            (None, State::Open) => "open",
+            (None, State::HalfOpen) => "half_open",
+        }
+    }
+}
+
+impl Breaker {
+    /// The breaker as it stands.
+    pub fn view(&self, s: &Settings, now: Millis) -> View {
+        let state = self.load();
+        let forced = self.forced(state, now);
+        let retry_after = match forced {
+            Some(Forced::Open) => self.forced_for(now),
+            None if state.state != State::Closed => self.retry_after(state, now),
+            _ => 0,
+        };
+        let run = Run::unpack(self.run.load(Relaxed));
+        let window = if s.rated() { self.tally(s, now, state.generation, None) } else { Tally::default() };
+        View {
+            state: state.state,
+            forced,
+            forced_until: if forced.is_some() { self.until.load(Relaxed) } else { 0 },
+            retry_after,
+            changed: self.changed.load(Relaxed),
+            attempts: state.attempts,
+            failures: self.failures(s.window, now).0,
+            consecutive: if run.generation == state.generation & 0xFFF { run.count } else { 0 },
+            window,
+            last: Failure::from_bits(self.last.load(Relaxed)),
+            last_at: self.failed_at.load(Relaxed),
+            ok: self.ok.load(Relaxed),
+            fail: self.fail.load(Relaxed),
+            slow: self.slow.load(Relaxed),
+            rejected: self.rejected.load(Relaxed),
+            opened: self.opened.load(Relaxed),
+            half_opened: self.half_opened.load(Relaxed),
+            closed: self.closed.load(Relaxed),
+            late: self.late.load(Relaxed),
+            suppressed: self.suppressed.load(Relaxed),
+        }
+    }
+
+    /// The operator's override in force.
+    pub(super) fn forced(&self, state: StateWord, now: Millis) -> Option<Forced> {
+        let until = self.until.load(Relaxed);
+        state.forced.filter(|_| until == 0 || now < until)
+    }
+
+    /// Milliseconds left of an override with an end, else 0.
+    pub(super) fn forced_for(&self, now: Millis) -> Millis {
+        self.until.load(Relaxed).saturating_sub(now)
+    }
+
+    /// Milliseconds until a request may pass as a test, at least 1.
+    pub(super) fn retry_after(&self, state: StateWord, now: Millis) -> Millis {
+        let left = match state.state {
+            State::Closed => return 0,
+            State::Open => words::ahead(state.deadline, now),
+            State::HalfOpen => {
+                let permits = self.permits.iter().map(|permit| Permit::unpack(permit.load(SeqCst)));
+                let leased = |p: &Permit| p.state == PermitState::Leased && p.generation == state.generation;
+                permits.filter(leased).map(|permit| words::ahead(permit.expiry, now)).min().unwrap_or(1)
+            }
+        };
+        left.max(1).unsigned_abs()
+    }
+
+    /// Puts the operator over the machine, or takes him off it. `until` is the end in time; 0: none. Below,
+    /// the state stays and under [`Forced::Closed`] the windows keep counting.
+    pub fn force(&self, forced: Option<Forced>, until: Millis) {
+        self.until.store(until, Relaxed);
+        self.update(|at| Some(StateWord { forced, ..at }));
+    }
+
+    /// Back to CLOSED with an empty window, no attempts and no override, by the operator.
+    pub fn reset(&self, now: Millis) -> Option<Transition> {
+        self.floor.fetch_max(now + 1, SeqCst);
+        let from =
+            self.update(|at| Some(StateWord { forced: None, attempts: 0, ..at.next(State::Closed) }))?;
+        self.changed.store(now, Relaxed);
+        if from.state == State::Closed {
+            return None;
+        }
+        self.closed.fetch_add(1, Relaxed);
+        Some(self.transition(from, State::Closed, Cause::Reset))
+    }
+
+    /// Frees the permits of a worker that is dead. Its successor of the same index calls this when it starts;
+    /// after a reload the predecessor still lives: do not call it then (`Store::enter` tells the two apart).
+    pub fn reclaim(&self, worker: u8) {
+        for permit in &self.permits {
+            let word = permit.load(SeqCst);
+            let held = Permit::unpack(word);
+            if held.state == PermitState::Leased && held.worker == worker & 127 {
+                // Lost only to whoever takes the permit over.
+                let _ = permit.compare_exchange(word, 0, SeqCst, SeqCst);
+            }
+        }
+    }
+
+    /// Once a second, by one worker: ends overrides, lets attempts decay by one per `window` spent CLOSED,
+    /// finishes what a dead worker left, and wipes what is about to look young again (35 bits of milliseconds
+    /// are 397 days, 32 are 49).
+    pub fn housekeep(&self, s: &Settings, now: Millis) -> Option<Transition> {
+        self.update(|at| {
+            let over = at.forced.is_some() && self.forced(at, now).is_none();
+            over.then_some(StateWord { forced: None, ..at })
+        });
+        self.decay(s, now);
+        self.wipe(s, now);
+        let state = self.load();
+        if self.forced(state, now).is_some() {
+            return None;
+        }
+        self.settle(s, now, state, Cause::TestFailed, scatter(state.pack()))
+    }
+
+    fn decay(&self, s: &Settings, now: Millis) {
+        let since = self.changed.load(Relaxed).max(self.calm.load(Relaxed));
+        let state = self.load();
+        let periods = now.saturating_sub(since) / s.window.max(1);
+        if state.state != State::Closed || state.attempts == 0 || periods == 0 {
+            return;
+        }
+        let attempts = state.attempts - periods.min(u64::from(state.attempts)) as u8;
+        let next = StateWord { attempts, ..state };
+        if self.state.compare_exchange(state.pack(), next.pack(), SeqCst, SeqCst).is_ok() {
+            self.calm.store(since + periods * s.window.max(1), Relaxed);
+        }
+    }
+
+    fn wipe(&self, s: &Settings, now: Millis) {
+        self.update(|at| {
+            let long_past = at.state == State::Open && words::ahead(at.deadline, now) < -DAY;
+            long_past.then_some(StateWord { deadline: words::stamp(now), ..at })
+        });
+        for entry in &self.log {
+            let stamp = entry.load(SeqCst);
+            if stamp != 0 && words::log_age(stamp, now, s.window).is_none() {
+                let _ = entry.compare_exchange(stamp, 0, SeqCst, SeqCst);
+            }
+        }
+        for permit in &self.permits {
+            let word = permit.load(SeqCst);
+            let held = Permit::unpack(word);
+            if held.state == PermitState::Leased && words::ahead(held.expiry, now) < -DAY {
+                let _ = permit.compare_exchange(word, 0, SeqCst, SeqCst);
+            }
+        }
+        self.wipe_buckets(s, now);
+    }
+
+    fn wipe_buckets(&self, s: &Settings, now: Millis) {
+        let length = bucket_millis(s.window);
+        let generation = self.load().generation;
+        // A worker whose clock is ahead may have begun the next buckets.
+        let newest = now / length + (RING as u64 - BUCKETS) / 2;
+        for index in newest.saturating_sub(RING as u64 - 1)..=newest {
+            let bucket = &self.buckets[(index % RING as u64) as usize];
+            let word = bucket.load(SeqCst);
+            if word != 0 && Bucket::unpack(word).tick != words::tick(index, length, generation) {
+                let _ = bucket.compare_exchange(word, 0, SeqCst, SeqCst);
+            }
+        }
+    }
+
+    /// Rewrites the state word if `to` has something to say; returns what it was then.
+    fn update(&self, to: impl Fn(StateWord) -> Option<StateWord>) -> Option<StateWord> {
+        let change = |word| to(StateWord::unpack(word)).map(StateWord::pack);
+        self.state.fetch_update(SeqCst, SeqCst, change).ok().map(StateWord::unpack)
+    }
+
+    /// Makes a used record as good as new. The generation moves on, so results for its former owner are late.
+    pub(in crate::shared) fn clear(&self) {
+        self.update(|at| {
+            Some(StateWord { generation: at.next(State::Closed).generation, ..StateWord::unpack(0) })
+        });
+        let wide = self.buckets.iter().chain(&self.permits).chain(self.counters());
+        wide.for_each(|word| word.store(0, SeqCst));
+        let narrow = self.log.iter().chain([&self.run, &self.last, &self.head]);
+        narrow.for_each(|word| word.store(0, SeqCst));
+        let times = [&self.changed, &self.floor, &self.until, &self.failed_at, &self.calm];
+        times.into_iter().for_each(|word| word.store(0, SeqCst));
+    }
+
+    /// Takes over another zone's record. Permits still out stay behind: their results will go there.
+    pub(in crate::shared) fn copy_from(&self, old: &Self) {
+        let copy = |to: &AtomicU64, from: &AtomicU64| to.store(from.load(SeqCst), SeqCst);
+        let copy32 = |to: &AtomicU32, from: &AtomicU32| to.store(from.load(SeqCst), SeqCst);
+        for (to, from) in self.permits.iter().zip(&old.permits) {
+            let word = from.load(SeqCst);
+            let out = Permit::unpack(word).state == PermitState::Leased;
+            to.store(if out { 0 } else { word }, SeqCst);
+        }
+        self.buckets.iter().zip(&old.buckets).for_each(|(to, from)| copy(to, from));
+        self.log.iter().zip(&old.log).for_each(|(to, from)| copy32(to, from));
+        self.counters().into_iter().zip(old.counters()).for_each(|(to, from)| copy(to, from));
+        copy32(&self.run, &old.run);
+        copy32(&self.last, &old.last);
+        copy32(&self.head, &old.head);
+        copy(&self.changed, &old.changed);
+        copy(&self.floor, &old.floor);
+        copy(&self.until, &old.until);
+        copy(&self.failed_at, &old.failed_at);
+        copy(&self.calm, &old.calm);
+        copy(&self.state, &old.state);
+    }
+
+    const fn counters(&self) -> [&AtomicU64; 9] {
+        [
+            &self.ok,
+            &self.fail,
+            &self.slow,
+            &self.rejected,
+            &self.opened,
+            &self.half_opened,
+            &self.closed,
+            &self.late,
+            &self.suppressed,
+        ]
+    }
+}

@@ -1,0 +1,402 @@
+//! The circuit breaker all workers share: 512 bytes of atomics, one compare-and-swap per decision.
+//!
+//! Nothing is cleared at a transition. The generation in the state word makes old permits, buckets, runs and
+//! late results void; a floor in time does it for the failure log. So there is no instant at which a killed
+//! worker leaves half a change: whoever comes next finishes it or does not see it.
+//!
+//! Everything that decides is sequentially consistent: two workers that each log a failure and then count
+//! them must not both miss the other's.
+
+mod count;
+mod keep;
+#[cfg(test)]
+mod tests;
+
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use super::cell::shared_struct;
+use crate::policy::Millis;
+use crate::policy::breaker::words::{self, Permit, PermitState, StateWord};
+use crate::policy::breaker::{
+    BUCKETS, Cause, Failure, Forced, LOG, Outcome, PERMITS, Settings, State, Transition, open_millis, trip,
+};
+
+pub use keep::View;
+
+shared_struct! {
+    /// One breaker. Times are milliseconds of the host's monotonic clock.
+    #[derive(Debug, Default)]
+    #[repr(align(64))]
+    pub struct Breaker {
+        /// `StateWord`: what every request reads.
+        state: AtomicU64,
+        /// When the state last changed; for display and for the decay of attempts.
+        changed: AtomicU64,
+        /// Failures logged before this time belong to an earlier era.
+        floor: AtomicU64,
+        run: AtomicU32,
+        /// The failure seen last, `Failure::to_bits`.
+        last: AtomicU32,
+        /// End of the operator's override; 0: none.
+        until: AtomicU64,
+        failed_at: AtomicU64,
+        /// Until when the decay of attempts has been reckoned.
+        calm: AtomicU64,
+        /// Trips that the caller did not allow.
+        suppressed: AtomicU64,
+
+        permits: [AtomicU64; PERMITS],
+
+        /// Time buckets of the rate rules; only `BUCKETS` of them are of one window.
+        buckets: [AtomicU64; RING],
+
+        /// Where the next failure is logged, modulo `LOG`.
+        head: AtomicU32,
+        spare: [AtomicU32; 15],
+
+        log: [AtomicU32; LOG],
+
+        ok: AtomicU64,
+        fail: AtomicU64,
+        slow: AtomicU64,
+        rejected: AtomicU64,
+        opened: AtomicU64,
+        half_opened: AtomicU64,
+        closed: AtomicU64,
+        late: AtomicU64,
+    }
+}
+
+const RING: usize = 16;
+const _: () = assert!(size_of::<Breaker>() == 512 && align_of::<Breaker>() == 64);
+const _: () = assert!(BUCKETS < RING as u64);
+
+/// The right to send one request, to be given back with `record` or `abort` exactly once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Token {
+    generation: u32,
+    permit: Option<(u8, u64)>,
+    suppressed: bool,
+}
+
+impl Token {
+    const fn plain(generation: u32) -> Self {
+        Self { generation, permit: None, suppressed: false }
+    }
+
+    /// Whether this is a test request of HALF_OPEN.
+    #[must_use]
+    pub const fn is_test(&self) -> bool {
+        self.permit.is_some()
+    }
+
+    /// Whether only `dry_run` let this request pass; its result is not counted.
+    #[must_use]
+    pub const fn is_suppressed(&self) -> bool {
+        self.suppressed
+    }
+}
+
+/// The answer to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    Allow(Token),
+    /// Milliseconds until a request may pass; 0: nobody knows (forced open without an end).
+    Reject {
+        retry_after: Millis,
+    },
+}
+
+/// How an admitted request ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Report {
+    pub outcome: Outcome,
+    /// The header took longer than `Settings::slow_call` (`Settings::is_slow`).
+    pub slow: bool,
+    /// Uniform; spreads the stay in OPEN when `jitter` is set.
+    pub random: u32,
+    /// Whether CLOSED may become OPEN. `false` (too many peers are out already): the trip is reported as
+    /// suppressed and the window starts anew.
+    pub may_open: bool,
+}
+
+/// What the search for a permit found.
+enum Grant {
+    Test(Token),
+    /// Results are in that nobody drew the consequence of.
+    Settle,
+    /// The soonest end of a lease, milliseconds from now.
+    Busy(Millis),
+}
+
+impl Breaker {
+    /// May a request pass? The second part is a transition this call made, for the log.
+    ///
+    /// `worker` is the index of this worker; permits remember it modulo 128.
+    pub fn admit(&self, s: &Settings, now: Millis, worker: u8) -> (Admission, Option<Transition>) {
+        let mut made = None;
+        loop {
+            let state = self.load();
+            let admission = match self.forced(state, now) {
+                Some(Forced::Open) => return (self.reject(self.forced_for(now)), made),
+                Some(Forced::Closed) => Some(Admission::Allow(Token::plain(state.generation))),
+                None => self.admit_unforced(s, now, worker, state, &mut made),
+            };
+            match admission {
+                Some(Admission::Reject { .. }) if s.dry_run => {
+                    let token = Token { suppressed: true, ..Token::plain(state.generation) };
+                    return (Admission::Allow(token), made);
+                }
+                Some(admission) => return (admission, made),
+                // Somebody else, or this call, moved the state on.
+                None => {}
+            }
+        }
+    }
+
+    fn admit_unforced(
+        &self,
+        s: &Settings,
+        now: Millis,
+        worker: u8,
+        state: StateWord,
+        made: &mut Option<Transition>,
+    ) -> Option<Admission> {
+        match state.state {
+            State::Closed => Some(Admission::Allow(Token::plain(state.generation))),
+            State::Open => {
+                let left = words::ahead(state.deadline, now);
+                if left > 0 {
+                    return Some(self.reject(left.unsigned_abs()));
+                }
+                if self.change(state, now, |at| at.next(State::HalfOpen)).is_some() {
+                    *made = Some(self.transition(state, State::HalfOpen, Cause::Elapsed));
+                }
+                None
+            }
+            State::HalfOpen => match self.grant(s, now, worker, state.generation) {
+                Grant::Test(token) if self.load().generation == state.generation => {
+                    Some(Admission::Allow(token))
+                }
+                Grant::Test(token) => {
+                    self.abort(token);
+                    None
+                }
+                Grant::Settle => {
+                    let done = self.settle(s, now, state, Cause::TestFailed, scatter(state.pack()));
+                    *made = done.or(*made);
+                    None
+                }
+                Grant::Busy(left) => Some(self.reject(left)),
+            },
+        }
+    }
+
+    /// Would a request that takes no permit pass, a subrequest say? Changes and counts nothing.
+    ///
+    /// # Errors
+    /// Milliseconds until a request may pass as in [`Admission::Reject`]. In OPEN past its deadline and in
+    /// HALF_OPEN the answer is no, with at least 1: only [`Self::admit`] makes a test request.
+    pub fn peek(&self, s: &Settings, now: Millis) -> Result<(), Millis> {
+        let state = self.load();
+        match self.forced(state, now) {
+            Some(Forced::Open) => Err(self.forced_for(now)),
+            None if state.state != State::Closed && !s.dry_run => Err(self.retry_after(state, now)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Counts the result of an admitted request; the transition it caused, if any, is for the log.
+    ///
+    /// A result of an earlier generation, or whose permit was given to somebody else, decides nothing.
+    pub fn record(&self, s: &Settings, now: Millis, token: Token, report: Report) -> Option<Transition> {
+        if token.suppressed {
+            return None;
+        }
+        // Before the state: the floor of the era in which the token was given is set already.
+        let floor = self.floor.load(SeqCst);
+        let failed = self.count(now, report);
+        let state = self.load();
+        if state.generation != token.generation {
+            self.late.fetch_add(1, Relaxed);
+            return None;
+        }
+        match (state.state, token.permit) {
+            (State::Closed, _) => {
+                let at = failed.then(|| now.max(floor));
+                let evidence = self.evidence(s, now, state.generation, at, report.slow);
+                let cause = trip(s, &evidence)?;
+                self.trip(s, now, state, cause, report)
+            }
+            (State::HalfOpen, Some((slot, word))) => {
+                let slow = report.slow && s.slow_rate > 0;
+                let verdict = if failed || slow { PermitState::Bad } else { PermitState::Good };
+                let decided = Permit { state: verdict, ..Permit::unpack(word) };
+                if !self.replace(slot, word, decided.pack()) {
+                    self.late.fetch_add(1, Relaxed);
+                    return None;
+                }
+                let cause = if failed { Cause::TestFailed } else { Cause::TestSlow };
+                self.settle(s, now, state, cause, report.random)
+            }
+            // Admitted by an override while the machine below was not closed.
+            _ => None,
+        }
+    }
+
+    /// Gives a permit back without a result: the client went away before the upstream answered.
+    pub fn abort(&self, token: Token) {
+        if let Some((slot, word)) = token.permit {
+            self.replace(slot, word, 0);
+        }
+    }
+
+    fn load(&self) -> StateWord {
+        StateWord::unpack(self.state.load(SeqCst))
+    }
+
+    fn replace(&self, slot: u8, from: u64, to: u64) -> bool {
+        let permit = self.permits.get(usize::from(slot));
+        permit.is_some_and(|permit| permit.compare_exchange(from, to, SeqCst, SeqCst).is_ok())
+    }
+
+    fn reject(&self, retry_after: Millis) -> Admission {
+        self.rejected.fetch_add(1, Relaxed);
+        Admission::Reject { retry_after }
+    }
+
+    /// Grants one of the first `half_open` permits. There are no others, so no count can be overrun.
+    fn grant(&self, s: &Settings, now: Millis, worker: u8, generation: u32) -> Grant {
+        let (good, bad) = self.results(generation);
+        if bad > 0 || good >= s.half_open.max(1) {
+            return Grant::Settle;
+        }
+        let expiry = words::stamp(now.wrapping_add(s.lease.max(1)));
+        let mine = Permit { state: PermitState::Leased, worker, expiry, generation }.pack();
+        let mut soonest = i64::MAX;
+        for (slot, permit) in (0u8..).zip(self.permits.iter().take(s.half_open.max(1) as usize)) {
+            let word = permit.load(SeqCst);
+            let held = Permit::unpack(word);
+            if held.grantable(generation, now) && self.replace(slot, word, mine) {
+                return Grant::Test(Token { generation, permit: Some((slot, mine)), suppressed: false });
+            }
+            if held.state == PermitState::Leased {
+                soonest = soonest.min(words::ahead(held.expiry, now).max(1));
+            }
+        }
+        Grant::Busy(if soonest == i64::MAX { 1 } else { soonest.unsigned_abs() })
+    }
+
+    /// Good and bad test results of `generation`.
+    fn results(&self, generation: u32) -> (u32, u32) {
+        self.permits.iter().fold((0, 0), |(good, bad), permit| {
+            let permit = Permit::unpack(permit.load(SeqCst));
+            match permit.state {
+                PermitState::Good if permit.generation == generation => (good + 1, bad),
+                PermitState::Bad if permit.generation == generation => (good, bad + 1),
+                _ => (good, bad),
+            }
+        })
+    }
+
+    /// Draws the consequence of the test results, whoever brought them: the one who did may be dead.
+    fn settle(
+        &self,
+        s: &Settings,
+        now: Millis,
+        state: StateWord,
+        bad: Cause,
+        random: u32,
+    ) -> Option<Transition> {
+        let (count, failed) = self.results(state.generation);
+        if state.state != State::HalfOpen || (failed == 0 && count < s.half_open.max(1)) {
+            return None;
+        }
+        if failed > 0 {
+            let attempts = (state.attempts + 1).min(31);
+            let open_for = open_millis(s, attempts, random);
+            let deadline = words::stamp(now.wrapping_add(open_for));
+            let from =
+                self.change(state, now, |at| StateWord { attempts, deadline, ..at.next(State::Open) })?;
+            return Some(Transition { attempts, open_for, ..self.transition(from, State::Open, bad) });
+        }
+        self.floor.fetch_max(now, SeqCst);
+        let from = self.change(state, now, |at| at.next(State::Closed))?;
+        Some(self.transition(from, State::Closed, Cause::TestsPassed { count }))
+    }
+
+    fn trip(
+        &self,
+        s: &Settings,
+        now: Millis,
+        state: StateWord,
+        cause: Cause,
+        report: Report,
+    ) -> Option<Transition> {
+        if self.forced(state, now).is_some() {
+            return None;
+        }
+        if !report.may_open {
+            // Past this very failure, or it would count again at once.
+            self.floor.fetch_max(now + 1, SeqCst);
+            let from = self.change(state, now, |at| at.next(State::Closed))?;
+            return Some(Transition { suppressed: true, ..self.transition(from, State::Closed, cause) });
+        }
+        let deadline = |at: StateWord| open_millis(s, at.attempts, report.random);
+        let from = self.change(state, now, |at| {
+            let deadline = words::stamp(now.wrapping_add(deadline(at)));
+            StateWord { deadline, ..at.next(State::Open) }
+        })?;
+        Some(Transition { open_for: deadline(from), ..self.transition(from, State::Open, cause) })
+    }
+
+    /// Moves the machine on from `from`'s generation, exactly once over all workers; returns what it was. A
+    /// decay of attempts or the end of an override slipping in does not lose it; a new override does.
+    fn change(&self, from: StateWord, now: Millis, to: impl Fn(StateWord) -> StateWord) -> Option<StateWord> {
+        let mut at = from;
+        loop {
+            let next = to(at);
+            match self.state.compare_exchange(at.pack(), next.pack(), SeqCst, SeqCst) {
+                Ok(_) => {
+                    self.changed.store(now, Relaxed);
+                    self.count_change(at.state, next.state);
+                    return Some(at);
+                }
+                Err(actual) => at = StateWord::unpack(actual),
+            }
+            if at.generation != from.generation || (at.forced.is_some() && at.forced != from.forced) {
+                return None;
+            }
+        }
+    }
+
+    fn count_change(&self, from: State, to: State) {
+        let counter = match to {
+            State::Open => &self.opened,
+            State::HalfOpen => &self.half_opened,
+            State::Closed if from == State::Closed => &self.suppressed,
+            State::Closed => &self.closed,
+        };
+        counter.fetch_add(1, Relaxed);
+    }
+
+    fn transition(&self, from: StateWord, to: State, cause: Cause) -> Transition {
+        Transition {
+            from: from.state,
+            to,
+            cause,
+            last: Failure::from_bits(self.last.load(Relaxed)),
+            open_for: 0,
+            attempts: from.attempts,
+            suppressed: false,
+        }
+    }
+}
+
+/// A number that looks random, for those who must finish another's transition (SplitMix64's finalizer).
+const fn scatter(word: u64) -> u32 {
+    let word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    (word >> 32) as u32
+}

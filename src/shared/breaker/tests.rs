@@ -1,0 +1,289 @@
+//! The trace of the specification, what a dead worker leaves behind, and threads that meet at one instant.
+
+mod model;
+mod threads;
+
+use super::*;
+
+fn admit(breaker: &Breaker, s: &Settings, now: Millis) -> Admission {
+    breaker.admit(s, now, 0).0
+}
+
+fn token(breaker: &Breaker, s: &Settings, now: Millis) -> Token {
+    match admit(breaker, s, now) {
+        Admission::Allow(token) => token,
+        Admission::Reject { retry_after } => panic!("rejected at {now} for {retry_after} ms"),
+    }
+}
+
+const fn report(good: bool) -> Report {
+    let outcome = if good { Outcome::Success } else { Outcome::Failure(Failure::Http(502)) };
+    Report { outcome, slow: false, random: 0, may_open: true }
+}
+
+/// One request that ends when it began.
+fn request(breaker: &Breaker, s: &Settings, now: Millis, good: bool) -> Option<Transition> {
+    breaker.record(s, now, token(breaker, s, now), report(good))
+}
+
+fn state(breaker: &Breaker, now: Millis) -> &'static str {
+    breaker.view(&Settings::default(), now).name()
+}
+
+/// Opens a breaker at `now` with failures in a row.
+fn open(breaker: &Breaker, s: &Settings, now: Millis) {
+    let trips = (0..s.failures).filter_map(|_| request(breaker, s, now, false)).count();
+    assert_eq!((trips, state(breaker, now)), (1, "open"));
+}
+
+#[test]
+fn the_walk_of_the_specification_to_the_millisecond() {
+    // The second start walks over the wrap of 32 bits, the third over that of 35.
+    for start in [0, (1 << 32) - 20_000, (1 << 35) - 70_000, u64::from(u32::MAX) * 977] {
+        let s = Settings::default();
+        let breaker = Breaker::default();
+        for at in [0, 7_000, 14_000, 21_000] {
+            assert_eq!(request(&breaker, &s, start + at, false), None);
+        }
+        let straggler = token(&breaker, &s, start + 27_000);
+        let trip = request(&breaker, &s, start + 28_000, false).unwrap();
+        let line = "closed -> open: 5 failures in 28.0 s, last http_502, open for 30.0 s";
+        assert_eq!(trip.to_string(), line);
+        assert_eq!(admit(&breaker, &s, start + 28_000), Admission::Reject { retry_after: 30_000 });
+        assert_eq!(admit(&breaker, &s, start + 57_999), Admission::Reject { retry_after: 1 });
+        assert_eq!(breaker.peek(&s, start + 58_000), Err(1));
+
+        let (admission, elapsed) = breaker.admit(&s, start + 58_000, 3);
+        let Admission::Allow(test) = admission else { panic!("no test request") };
+        assert!(test.is_test());
+        assert_eq!(elapsed.unwrap().to_string(), "open -> half_open: time for a test request");
+        assert_eq!(admit(&breaker, &s, start + 58_001), Admission::Reject { retry_after: 59_999 });
+        assert_eq!(breaker.record(&s, start + 58_050, straggler, report(true)), None);
+        assert_eq!(breaker.view(&s, start + 58_050).late, 1);
+        let again = breaker.record(&s, start + 58_100, test, report(false)).unwrap();
+        let line = "half_open -> open: test request failed, last http_502, open for 30.0 s";
+        assert_eq!(again.to_string(), line);
+
+        assert_eq!(admit(&breaker, &s, start + 88_099), Admission::Reject { retry_after: 1 });
+        let closed = request(&breaker, &s, start + 88_100, true).unwrap();
+        assert_eq!(closed.to_string(), "half_open -> closed: test request passed");
+        assert_eq!(breaker.view(&s, start + 88_100).failures, 0);
+        for round in 1..100 {
+            assert_eq!(request(&breaker, &s, start + 88_100 + round * 7_600, false), None);
+        }
+    }
+}
+
+#[test]
+fn the_window_is_exact_at_its_edge() {
+    for (last, tripped) in [(29_999, true), (30_000, true), (30_001, false)] {
+        let (s, breaker) = (Settings::default(), Breaker::default());
+        for at in [1, 2, 3, 4] {
+            assert_eq!(request(&breaker, &s, 999 + at, false), None);
+        }
+        assert_eq!(request(&breaker, &s, 1_000 + last, false).is_some(), tripped);
+    }
+}
+
+#[test]
+fn a_success_does_not_end_the_window_but_ends_a_run() {
+    let s = Settings { failures: 3, consecutive: 0, ..Settings::default() };
+    let breaker = Breaker::default();
+    let trips = [false, true, false, true, false].map(|good| request(&breaker, &s, 5, good).is_some());
+    assert_eq!(trips, [false, false, false, false, true]);
+    let s = Settings { failures: 0, consecutive: 3, ..Settings::default() };
+    let breaker = Breaker::default();
+    let results = [false, false, true, false, false, false];
+    let trips = results.map(|good| request(&breaker, &s, 5, good).is_some());
+    assert_eq!(trips, [false, false, false, false, false, true]);
+}
+
+#[test]
+fn rates_forget_what_left_the_window() {
+    let s = Settings { failures: 0, failure_rate: 50, min_calls: 10, window: 1_000, ..Settings::default() };
+    let breaker = Breaker::default();
+    assert!((0..9).all(|at| request(&breaker, &s, at, false).is_none()));
+    assert!((0..9).all(|at| request(&breaker, &s, 1_100 + at, at % 3 == 0).is_none()));
+    let trip = request(&breaker, &s, 1_110, true).unwrap();
+    assert_eq!(trip.cause, Cause::FailureRate { percent: 60, calls: 10 });
+}
+
+#[test]
+fn slow_answers_trip_and_fail_the_test() {
+    let settings = Settings { failures: 0, slow_call: 100, slow_rate: 50, ..Settings::default() };
+    let s = Settings { min_calls: 4, ..settings };
+    let breaker = Breaker::default();
+    let ask = |now, slow| breaker.record(&s, now, token(&breaker, &s, now), Report { slow, ..report(true) });
+    assert!([false, true, false].iter().all(|slow| ask(5, *slow).is_none()));
+    assert_eq!(ask(5, true).unwrap().cause, Cause::SlowRate { percent: 50, calls: 4 });
+    assert_eq!(ask(30_005, true).unwrap().cause, Cause::TestSlow);
+    assert_eq!(ask(60_005, false).unwrap().to, State::Closed);
+}
+
+#[test]
+fn all_of_several_tests_must_pass() {
+    let s = Settings { half_open: 3, ..Settings::default() };
+    let breaker = Breaker::default();
+    open(&breaker, &s, 0);
+    let tests = [30_000; 3].map(|now| token(&breaker, &s, now));
+    assert!(matches!(admit(&breaker, &s, 30_000), Admission::Reject { .. }));
+    assert_eq!(breaker.record(&s, 30_001, tests[0], report(true)), None);
+    assert!(matches!(admit(&breaker, &s, 30_001), Admission::Reject { .. }));
+    assert_eq!(breaker.record(&s, 30_002, tests[1], report(true)), None);
+    let closed = breaker.record(&s, 30_003, tests[2], report(true)).unwrap();
+    assert_eq!(closed.cause, Cause::TestsPassed { count: 3 });
+}
+
+#[test]
+fn a_lost_permit_is_granted_again_when_its_lease_ends() {
+    let s = Settings { lease: 5_000, ..Settings::default() };
+    let breaker = Breaker::default();
+    open(&breaker, &s, 0);
+    let lost = token(&breaker, &s, 30_000);
+    assert_eq!(admit(&breaker, &s, 34_999), Admission::Reject { retry_after: 1 });
+    let test = token(&breaker, &s, 35_000);
+    assert_eq!(breaker.record(&s, 35_001, lost, report(false)), None);
+    assert_eq!((breaker.view(&s, 35_001).late, state(&breaker, 35_001)), (1, "half_open"));
+    breaker.abort(lost);
+    assert!(matches!(admit(&breaker, &s, 35_002), Admission::Reject { .. }));
+    assert_eq!(breaker.record(&s, 35_003, test, report(true)).unwrap().to, State::Closed);
+}
+
+#[test]
+fn a_slow_test_still_counts_while_nobody_took_its_permit() {
+    let s = Settings { lease: 5_000, ..Settings::default() };
+    let breaker = Breaker::default();
+    open(&breaker, &s, 0);
+    let test = token(&breaker, &s, 30_000);
+    assert_eq!(breaker.record(&s, 50_000, test, report(true)).unwrap().to, State::Closed);
+}
+
+#[test]
+fn an_abort_frees_the_permit_and_a_successor_reclaims_it() {
+    let s = Settings::default();
+    let breaker = Breaker::default();
+    open(&breaker, &s, 0);
+    breaker.abort(token(&breaker, &s, 30_000));
+    assert_eq!(breaker.view(&s, 30_000).late, 0);
+    let Admission::Allow(_) = breaker.admit(&s, 30_001, 133).0 else { panic!("not freed") };
+    breaker.reclaim(4);
+    assert!(matches!(admit(&breaker, &s, 30_002), Admission::Reject { .. }));
+    breaker.reclaim(5);
+    assert!(token(&breaker, &s, 30_002).is_test());
+}
+
+#[test]
+fn a_worker_killed_before_it_settles_blocks_nobody() {
+    for (verdict, passes) in [(PermitState::Good, true), (PermitState::Bad, false)] {
+        for housekeeper in [false, true] {
+            let s = Settings::default();
+            let breaker = Breaker::default();
+            open(&breaker, &s, 0);
+            let (slot, word) = token(&breaker, &s, 30_000).permit.unwrap();
+            // What `record` does first; then the worker is gone.
+            let left = Permit { state: verdict, ..Permit::unpack(word) }.pack();
+            assert!(breaker.replace(slot, word, left));
+            let done =
+                if housekeeper { breaker.housekeep(&s, 30_001) } else { breaker.admit(&s, 30_001, 1).1 };
+            assert_eq!(done.unwrap().to == State::Closed, passes);
+            assert_eq!(breaker.peek(&s, 30_001).is_ok(), passes);
+        }
+    }
+}
+
+#[test]
+fn backoff_grows_and_decays_only_in_calm() {
+    let s = Settings { backoff: 2_000, ..Settings::default() };
+    let breaker = Breaker::default();
+    open(&breaker, &s, 0);
+    let open_for = |now| request(&breaker, &s, now, false).unwrap().open_for;
+    assert_eq!([open_for(30_000), open_for(90_000), open_for(210_000)], [60_000, 120_000, 240_000]);
+    assert_eq!(request(&breaker, &s, 450_000, true).unwrap().to, State::Closed);
+    // A flapping upstream keeps its long stay.
+    breaker.housekeep(&s, 479_999);
+    assert_eq!(breaker.view(&s, 479_999).attempts, 3);
+    breaker.housekeep(&s, 480_000);
+    breaker.housekeep(&s, 480_001);
+    assert_eq!(breaker.view(&s, 480_001).attempts, 2);
+    breaker.housekeep(&s, 1_000_000);
+    assert_eq!(breaker.view(&s, 1_000_000).attempts, 0);
+}
+
+#[test]
+fn the_operator_wins_and_the_machine_goes_on_below() {
+    let s = Settings::default();
+    let breaker = Breaker::default();
+    breaker.force(Some(Forced::Open), 0);
+    assert_eq!((admit(&breaker, &s, 5), breaker.peek(&s, 5)), (Admission::Reject { retry_after: 0 }, Err(0)));
+    assert_eq!(state(&breaker, 5), "forced_open");
+    breaker.force(Some(Forced::Open), 1_000);
+    assert_eq!(admit(&breaker, &s, 5), Admission::Reject { retry_after: 995 });
+    assert!(request(&breaker, &s, 1_000, true).is_none());
+    breaker.force(Some(Forced::Closed), 2_000);
+    for _ in 0..9 {
+        assert_eq!(request(&breaker, &s, 1_500, false), None);
+    }
+    assert_eq!((breaker.view(&s, 1_500).failures, state(&breaker, 1_500)), (9, "forced_closed"));
+    // Over by itself, and the evidence is there.
+    assert!(request(&breaker, &s, 2_000, false).is_some());
+    breaker.housekeep(&s, 2_001);
+    assert_eq!(breaker.load().forced, None);
+    assert_eq!(breaker.reset(2_002).unwrap().to_string(), "open -> closed: reset");
+    assert_eq!((breaker.view(&s, 2_002).failures, breaker.reset(2_003)), (0, None));
+}
+
+#[test]
+fn a_dry_run_tells_but_never_refuses() {
+    let s = Settings { dry_run: true, ..Settings::default() };
+    let breaker = Breaker::default();
+    open(&breaker, &s, 0);
+    let free = token(&breaker, &s, 1);
+    assert!(free.is_suppressed() && breaker.peek(&s, 1).is_ok());
+    assert_eq!(breaker.record(&s, 2, free, report(false)), None);
+    assert_eq!((breaker.view(&s, 2).rejected, breaker.view(&s, 2).fail), (1, 5));
+    assert_eq!(request(&breaker, &s, 30_000, true).unwrap().to, State::Closed);
+}
+
+#[test]
+fn a_trip_that_is_not_allowed_starts_the_window_anew() {
+    let s = Settings::default();
+    let breaker = Breaker::default();
+    let kept = Report { may_open: false, ..report(false) };
+    let fail = |now| breaker.record(&s, now, token(&breaker, &s, now), kept);
+    for round in 0..3 {
+        assert!((0..4).all(|_| fail(round * 10).is_none()));
+        let trip = fail(round * 10).unwrap();
+        assert!(trip.suppressed && trip.to == State::Closed);
+    }
+    assert_eq!((breaker.view(&s, 30).suppressed, breaker.view(&s, 30).opened), (3, 0));
+}
+
+#[test]
+fn changed_thresholds_judge_the_failures_there_are() {
+    let breaker = Breaker::default();
+    let lax = Settings { failures: 20, ..Settings::default() };
+    assert!((0..10).all(|at| request(&breaker, &lax, at * 1_000, false).is_none()));
+    let strict = Settings { failures: 3, window: 2_000, ..Settings::default() };
+    assert_eq!(breaker.view(&strict, 10_000).failures, 2);
+    assert_eq!(
+        request(&breaker, &strict, 10_000, false).unwrap().cause,
+        Cause::Failures { count: 3, over: 2_000 }
+    );
+}
+
+#[test]
+fn what_is_very_old_never_looks_young() {
+    let s = Settings::default();
+    let breaker = Breaker::default();
+    assert!((0..4).all(|at| request(&breaker, &s, 1 + at, false).is_none()));
+    breaker.housekeep(&s, 1_000_000);
+    assert_eq!(request(&breaker, &s, (1 << 32) + 5, false), None);
+    assert_eq!(breaker.view(&s, (1 << 32) + 5).failures, 1);
+    let breaker = Breaker::default();
+    open(&breaker, &s, 0);
+    // Nobody asks for a year, but the housekeeper comes by.
+    (0..5_000).for_each(|step| assert_eq!(breaker.housekeep(&s, step * 7_000_000), None));
+    assert!(token(&breaker, &s, 5_000 * 7_000_000).is_test());
+    (5_000..10_000).for_each(|step| assert_eq!(breaker.housekeep(&s, step * 7_000_000), None));
+    assert!(token(&breaker, &s, 10_000 * 7_000_000).is_test());
+}

@@ -1,0 +1,396 @@
+//! The zone of upstream state: a header, the records of health checks from the front, those of breakers from
+//! the back.
+//!
+//! A record belongs to a key, a 128-bit hash of what it is about, never to a position: a reload finds its
+//! records again whatever moved in the configuration. Only the master claims records, in `init_module`,
+//! before it starts the workers of the new cycle; workers of the old one keep using theirs meanwhile.
+
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use super::breaker::Breaker;
+use super::cell::{Region, RegionError, Shared, shared_struct};
+use super::health::Check;
+
+/// Says that the memory is ours; written last.
+const MAGIC: u64 = u64::from_be_bytes(*b"sluiceUP");
+/// One more whenever a struct of this zone changes.
+const LAYOUT: u64 = 1;
+/// Worker indices that `enter` tells apart.
+const WORKERS: usize = 128;
+
+shared_struct! {
+    #[derive(Debug)]
+    #[repr(align(64))]
+    struct Header {
+        magic: AtomicU64,
+        layout: AtomicU64,
+        /// Bytes of the zone that were laid out.
+        size: AtomicU64,
+        /// Cycles begun; the present one's number.
+        generation: AtomicU64,
+        /// Verdicts changed.
+        changes: AtomicU64,
+        /// Check records ever claimed: all in use lie below.
+        checks: AtomicU64,
+        /// Breaker records ever claimed.
+        breakers: AtomicU64,
+        spare: AtomicU64,
+        /// The cycle in which a worker of this index started last.
+        entered: [AtomicU32; WORKERS],
+    }
+}
+
+shared_struct! {
+    /// Whose a record is.
+    #[derive(Debug, Default)]
+    struct Ident {
+        key: [AtomicU64; 2],
+        /// The last cycle that asked for it; 0: nobody's.
+        used: AtomicU64,
+        spare: AtomicU64,
+    }
+}
+
+shared_struct! {
+    #[derive(Debug, Default)]
+    struct CheckSlot {
+        ident: Ident,
+        body: Check,
+    }
+}
+
+shared_struct! {
+    #[derive(Debug, Default)]
+    #[repr(align(64))]
+    struct BreakerSlot {
+        ident: Ident,
+        body: Breaker,
+    }
+}
+
+const HEADER: usize = size_of::<Header>();
+const CHECK: usize = size_of::<CheckSlot>();
+const BREAKER: usize = size_of::<BreakerSlot>();
+/// The smallest zone: a record of each kind.
+const LEAST: usize = HEADER + CHECK + BREAKER;
+const _: () = assert!(HEADER == 576 && CHECK == 96 && BREAKER == 576);
+
+/// What a record is about: a hash that does not collide.
+pub type Key = [u64; 2];
+
+/// Why memory is not a zone of ours.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LayoutError {
+    #[error("a zone of {0} bytes is too small for upstream state, at least {LEAST} are needed")]
+    TooSmall(usize),
+    #[error("not a zone of upstream state")]
+    Magic,
+    #[error("upstream state of layout {0}, expected {LAYOUT}")]
+    Version(u64),
+    #[error("upstream state laid out for {laid} bytes in a zone of {size}")]
+    Size { laid: u64, size: usize },
+    #[error(transparent)]
+    Region(#[from] RegionError),
+}
+
+/// No record is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no room for another {what} in {checks} health checks and {breakers} circuit breakers")]
+pub struct Full {
+    pub what: &'static str,
+    /// Check records claimed so far.
+    pub checks: usize,
+    /// Breaker records claimed so far.
+    pub breakers: usize,
+}
+
+/// What may be a record of the zone.
+trait Slot: Shared {
+    const WHAT: &'static str;
+    fn ident(&self) -> &Ident;
+    fn clear(&self);
+    fn copy_from(&self, old: &Self);
+    /// How many were ever claimed.
+    fn count(header: &Header) -> &AtomicU64;
+    fn offset(index: usize, size: usize) -> Option<usize>;
+}
+
+impl Slot for CheckSlot {
+    const WHAT: &'static str = "health check";
+    fn ident(&self) -> &Ident {
+        &self.ident
+    }
+    fn clear(&self) {
+        self.body.clear();
+    }
+    fn copy_from(&self, old: &Self) {
+        self.body.copy_from(&old.body);
+    }
+    fn count(header: &Header) -> &AtomicU64 {
+        &header.checks
+    }
+    fn offset(index: usize, _: usize) -> Option<usize> {
+        index.checked_mul(CHECK)?.checked_add(HEADER)
+    }
+}
+
+impl Slot for BreakerSlot {
+    const WHAT: &'static str = "circuit breaker";
+    fn ident(&self) -> &Ident {
+        &self.ident
+    }
+    fn clear(&self) {
+        self.body.clear();
+    }
+    fn copy_from(&self, old: &Self) {
+        self.body.copy_from(&old.body);
+    }
+    fn count(header: &Header) -> &AtomicU64 {
+        &header.breakers
+    }
+    fn offset(index: usize, size: usize) -> Option<usize> {
+        let end = size - size % Region::ALIGN;
+        end.checked_sub(index.checked_add(1)?.checked_mul(BREAKER)?)
+    }
+}
+
+/// The zone of upstream state. A plain handle: copies view the same memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Store {
+    region: Region,
+    header: &'static Header,
+}
+
+impl Store {
+    /// Bytes for so many records of a configuration, twice over: a reload may rename them all.
+    #[must_use]
+    pub const fn size_for(checks: usize, breakers: usize) -> usize {
+        let (checks, breakers) = (checks.saturating_add(1), breakers.saturating_add(1));
+        let records = checks.saturating_mul(CHECK).saturating_add(breakers.saturating_mul(BREAKER));
+        records.saturating_mul(2).saturating_add(HEADER + Region::ALIGN)
+    }
+
+    /// Lays out fresh, zeroed memory.
+    ///
+    /// # Errors
+    /// [`LayoutError::TooSmall`] when not one record of each kind fits.
+    pub fn create(region: Region) -> Result<Self, LayoutError> {
+        if region.len() < LEAST {
+            return Err(LayoutError::TooSmall(region.len()));
+        }
+        let store = Self { region, header: region.get(0)? };
+        store.header.layout.store(LAYOUT, Relaxed);
+        store.header.size.store(region.len() as u64, Relaxed);
+        store.header.magic.store(MAGIC, Release);
+        Ok(store)
+    }
+
+    /// Takes over memory that an earlier cycle, perhaps another binary, laid out.
+    ///
+    /// # Errors
+    /// When it is not ours, or not of this layout or size; the memory is untouched, start with a fresh zone.
+    pub fn adopt(region: Region) -> Result<Self, LayoutError> {
+        if region.len() < LEAST {
+            return Err(LayoutError::TooSmall(region.len()));
+        }
+        let store = Self { region, header: region.get(0)? };
+        if store.header.magic.load(Acquire) != MAGIC {
+            return Err(LayoutError::Magic);
+        }
+        let layout = store.header.layout.load(Relaxed);
+        if layout != LAYOUT {
+            return Err(LayoutError::Version(layout));
+        }
+        let laid = store.header.size.load(Relaxed);
+        if laid != region.len() as u64 {
+            return Err(LayoutError::Size { laid, size: region.len() });
+        }
+        Ok(store)
+    }
+
+    /// Begins a cycle and returns its number, 1 or more. Only the master, once per cycle, in `init_module`.
+    pub fn begin_cycle(&self) -> u32 {
+        (self.header.generation.fetch_add(1, SeqCst) + 1) as u32
+    }
+
+    /// The cycle begun last. Remember it when this process starts: it moves on at a reload.
+    pub fn generation(&self) -> u32 {
+        self.header.generation.load(SeqCst) as u32
+    }
+
+    /// Says that worker `index` of cycle `generation` starts. `true`: it replaces one that died, whose
+    /// permits may be reclaimed. Indices from 128 on are never told apart: `false`.
+    pub fn enter(&self, index: usize, generation: u32) -> bool {
+        self.header.entered.get(index).is_some_and(|entered| entered.swap(generation, SeqCst) == generation)
+    }
+
+    /// Frees the permits of all breakers that a dead worker of this index held; see [`Breaker::reclaim`].
+    pub fn reclaim(&self, worker: u8) {
+        self.slots::<BreakerSlot>().for_each(|(_, slot)| slot.body.reclaim(worker));
+    }
+
+    /// Verdicts changed so far: each worker compares with what it saw last.
+    pub fn changes(&self) -> u64 {
+        self.header.changes.load(Acquire)
+    }
+
+    /// Tells all workers that a verdict changed. After the change, so that whoever sees this sees that.
+    pub fn note_change(&self) {
+        self.header.changes.fetch_add(1, Release);
+    }
+
+    /// Finds the check of this key or claims one, for the present cycle. The index holds until the zone is
+    /// replaced; `true`: it is new. Only the master, after `begin_cycle`.
+    ///
+    /// # Errors
+    /// [`Full`]: the zone is too small.
+    pub fn check(&self, key: Key) -> Result<(usize, bool), Full> {
+        self.find_or_claim::<CheckSlot>(key)
+    }
+
+    /// As [`Self::check`], for a breaker.
+    ///
+    /// # Errors
+    /// [`Full`]: the zone is too small.
+    pub fn breaker(&self, key: Key) -> Result<(usize, bool), Full> {
+        self.find_or_claim::<BreakerSlot>(key)
+    }
+
+    /// The check at an index that [`Self::check`] returned.
+    pub fn check_at(&self, index: usize) -> Option<&'static Check> {
+        self.slot::<CheckSlot>(index).map(|slot| &slot.body)
+    }
+
+    /// The breaker at an index that [`Self::breaker`] returned.
+    pub fn breaker_at(&self, index: usize) -> Option<&'static Breaker> {
+        self.slot::<BreakerSlot>(index).map(|slot| &slot.body)
+    }
+
+    /// Carries everything over from the zone of another size that this one replaces: cycle, changes, records.
+    /// Only the master, right after `create`. Returns how many records found no room.
+    pub fn copy_from(&self, old: &Self) -> usize {
+        self.header.generation.store(old.header.generation.load(SeqCst), SeqCst);
+        self.header.changes.store(old.header.changes.load(SeqCst), SeqCst);
+        for (to, from) in self.header.entered.iter().zip(&old.header.entered) {
+            to.store(from.load(SeqCst), SeqCst);
+        }
+        self.copy_slots::<CheckSlot>(old) + self.copy_slots::<BreakerSlot>(old)
+    }
+
+    fn slot<T: Slot>(&self, index: usize) -> Option<&'static T> {
+        let claimed = index < T::count(self.header).load(Acquire) as usize;
+        let offset = T::offset(index, self.region.len())?;
+        if claimed { self.region.get(offset).ok() } else { None }
+    }
+
+    fn slots<T: Slot>(&self) -> impl Iterator<Item = (usize, &'static T)> + '_ {
+        let count = T::count(self.header).load(Acquire) as usize;
+        (0..count).map_while(|index| Some((index, self.slot(index)?)))
+    }
+
+    fn find_or_claim<T: Slot>(&self, key: Key) -> Result<(usize, bool), Full> {
+        let now = self.header.generation.load(SeqCst);
+        if let Some((index, slot)) = self.slots::<T>().find(|(_, slot)| slot.ident().is(key)) {
+            // Forgotten for two whole cycles: what it remembers is of another time.
+            let new = slot.ident().idle(now) > 2;
+            if new {
+                slot.clear();
+            }
+            slot.ident().used.store(now, Release);
+            return Ok((index, new));
+        }
+        let (index, slot) = self.claim::<T>(now)?;
+        slot.ident().take(key, now);
+        Ok((index, true))
+    }
+
+    /// A record for a new key: one idle for more than two cycles, else a fresh one, else one that only the
+    /// cycle before the last used: workers older than the one being replaced may still have a request there.
+    fn claim<T: Slot>(&self, now: u64) -> Result<(usize, &'static T), Full> {
+        let idle = |least| self.slots::<T>().find(move |(_, slot)| slot.ident().idle(now) >= least);
+        let (index, slot) = match idle(3) {
+            Some(found) => found,
+            None => match self.extend() {
+                Some(fresh) => return Ok(fresh),
+                None => idle(2).ok_or_else(|| self.full::<T>())?,
+            },
+        };
+        // In this order, so that a key never stands over another's state.
+        slot.ident().used.store(0, SeqCst);
+        slot.clear();
+        Ok((index, slot))
+    }
+
+    /// One more record, if the two kinds do not meet.
+    fn extend<T: Slot>(&self) -> Option<(usize, &'static T)> {
+        let [checks, breakers] = self.counts();
+        let index = T::count(self.header).load(SeqCst) as usize;
+        let (checks, breakers) =
+            if T::WHAT == CheckSlot::WHAT { (checks + 1, breakers) } else { (checks, breakers + 1) };
+        let front = CheckSlot::offset(checks, self.region.len())?;
+        let back = match breakers {
+            0 => self.region.len(),
+            some => BreakerSlot::offset(some - 1, self.region.len())?,
+        };
+        if front > back {
+            return None;
+        }
+        T::count(self.header).store(index as u64 + 1, Release);
+        Some((index, self.slot(index)?))
+    }
+
+    fn counts(&self) -> [usize; 2] {
+        [&self.header.checks, &self.header.breakers].map(|count| count.load(SeqCst) as usize)
+    }
+
+    fn full<T: Slot>(&self) -> Full {
+        let [checks, breakers] = self.counts();
+        Full { what: T::WHAT, checks, breakers }
+    }
+
+    fn copy_slots<T: Slot>(&self, old: &Self) -> usize {
+        let now = old.header.generation.load(SeqCst);
+        let mut lost = 0;
+        for (_, from) in old.slots::<T>() {
+            let used = from.ident().used.load(SeqCst);
+            if used == 0 || from.ident().idle(now) > 2 {
+                continue;
+            }
+            let Some((_, to)) = self.extend::<T>() else {
+                lost += 1;
+                continue;
+            };
+            to.copy_from(from);
+            to.ident().take(from.ident().key(), used);
+        }
+        lost
+    }
+}
+
+impl Ident {
+    fn key(&self) -> Key {
+        [self.key[0].load(SeqCst), self.key[1].load(SeqCst)]
+    }
+
+    fn is(&self, key: Key) -> bool {
+        self.used.load(Acquire) != 0 && self.key() == key
+    }
+
+    /// Cycles since somebody asked for it; a record that is nobody's is idle for ever.
+    fn idle(&self, now: u64) -> u64 {
+        match self.used.load(Acquire) {
+            0 => u64::MAX,
+            used => now.saturating_sub(used),
+        }
+    }
+
+    fn take(&self, key: Key, used: u64) {
+        self.key[0].store(key[0], SeqCst);
+        self.key[1].store(key[1], SeqCst);
+        self.used.store(used, Release);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,210 @@
+//! Adoption, cycles, full zones, resizing.
+
+use super::*;
+use crate::policy::breaker::{Failure, Outcome, Settings, State};
+use crate::shared::breaker::{Admission, Report, Token};
+use crate::shared::health::{Judgement, Probe, Prober};
+
+fn key(name: u64) -> Key {
+    [name, name.wrapping_mul(0x9E37_79B9_7F4A_7C15)]
+}
+
+fn fresh(checks: usize, breakers: usize) -> Store {
+    Store::create(Region::on_heap(Store::size_for(checks, breakers))).unwrap()
+}
+
+/// A zone with room for exactly so many, not twice.
+fn tight(checks: usize, breakers: usize) -> Store {
+    let size = (HEADER + checks * CHECK).next_multiple_of(Region::ALIGN) + breakers * BREAKER;
+    Store::create(Region::on_heap(size)).unwrap()
+}
+
+fn admit(breaker: &Breaker, now: u64) -> Token {
+    match breaker.admit(&Settings::default(), now, 0).0 {
+        Admission::Allow(token) => token,
+        Admission::Reject { retry_after } => panic!("rejected for {retry_after} ms"),
+    }
+}
+
+fn open(breaker: &Breaker) {
+    for now in 0..5 {
+        let outcome = Outcome::Failure(Failure::Timeout);
+        let report = Report { outcome, slow: false, random: 0, may_open: true };
+        breaker.record(&Settings::default(), now, admit(breaker, now), report);
+    }
+    assert_eq!(breaker.view(&Settings::default(), 5).state, State::Open);
+}
+
+#[test]
+fn a_reload_finds_its_records_by_key() {
+    let region = Region::on_heap(Store::size_for(3, 3));
+    let store = Store::create(region).unwrap();
+    assert_eq!(store.begin_cycle(), 1);
+    let indices = [7, 8, 9].map(|name| store.breaker(key(name)).unwrap());
+    assert!(indices.iter().all(|(_, new)| *new));
+    open(store.breaker_at(indices[1].0).unwrap());
+    let (check, _) = store.check(key(8)).unwrap();
+    store.check_at(check).unwrap().set_state(|_| 42);
+
+    let adopted = Store::adopt(region).unwrap();
+    assert_eq!(adopted.begin_cycle(), 2);
+    assert_eq!(adopted.breaker(key(8)), Ok((indices[1].0, false)));
+    assert_eq!(adopted.breaker(key(1)), Ok((3, true)));
+    assert_eq!(adopted.check(key(8)), Ok((check, false)));
+    assert_eq!(adopted.check_at(check).unwrap().state(), 42);
+    let view = adopted.breaker_at(indices[1].0).unwrap().view(&Settings::default(), 5);
+    assert_eq!((view.state, view.fail), (State::Open, 5));
+    assert!(adopted.breaker_at(4).is_none() && adopted.check_at(1).is_none());
+}
+
+#[test]
+fn what_is_not_ours_is_refused() {
+    let region = Region::on_heap(Store::size_for(1, 1));
+    assert_eq!(Store::adopt(region).unwrap_err(), LayoutError::Magic);
+    Store::create(region).unwrap();
+    let layout: &AtomicU64 = region.get(8).unwrap();
+    layout.store(99, Relaxed);
+    assert_eq!(Store::adopt(region).unwrap_err().to_string(), "upstream state of layout 99, expected 1");
+    layout.store(LAYOUT, Relaxed);
+    region.get::<AtomicU64>(16).unwrap().store(1, Relaxed);
+    assert!(matches!(Store::adopt(region), Err(LayoutError::Size { laid: 1, .. })));
+    let small = Region::on_heap(1_000);
+    assert_eq!(Store::create(small).unwrap_err(), LayoutError::TooSmall(1_000));
+    assert_eq!(Store::adopt(small).unwrap_err(), LayoutError::TooSmall(1_000));
+}
+
+#[test]
+fn the_two_kinds_share_the_room_and_never_meet() {
+    for breakers in 1..6 {
+        let store = tight(12, 5);
+        store.begin_cycle();
+        for name in 0..breakers {
+            let (index, _) = store.breaker(key(name)).unwrap();
+            store.breaker_at(index).unwrap().force(None, u64::MAX);
+        }
+        let mut checks = 0;
+        while let Ok((index, _)) = store.check(key(checks)) {
+            store.check_at(index).unwrap().set_state(|_| u64::MAX);
+            checks += 1;
+        }
+        let size = store.region.len() as u64;
+        assert_eq!(checks, (size - HEADER as u64 - breakers * BREAKER as u64) / CHECK as u64);
+        for index in 0..breakers as usize {
+            let view = store.breaker_at(index).unwrap().view(&Settings::default(), 0);
+            assert_eq!((view.fail, view.ok, view.state), (0, 0, State::Closed));
+            assert!(store.slot::<BreakerSlot>(index).unwrap().ident.is(key(index as u64)));
+        }
+    }
+}
+
+#[test]
+fn a_full_zone_says_so_and_keeps_what_it_has() {
+    let store = tight(1, 2);
+    store.begin_cycle();
+    assert_eq!(store.breaker(key(1)), Ok((0, true)));
+    assert_eq!(store.breaker(key(2)), Ok((1, true)));
+    let full = store.breaker(key(3)).unwrap_err();
+    assert_eq!(
+        full.to_string(),
+        "no room for another circuit breaker in 0 health checks and 2 circuit breakers"
+    );
+    assert_eq!(store.breaker(key(1)), Ok((0, false)));
+}
+
+#[test]
+fn records_are_freed_after_two_cycles() {
+    let store = tight(1, 1);
+    store.begin_cycle();
+    let (index, _) = store.breaker(key(1)).unwrap();
+    let breaker = store.breaker_at(index).unwrap();
+    let late = admit(breaker, 0);
+    open(breaker);
+    // The old workers of the first cycle are still at it.
+    store.begin_cycle();
+    assert!(store.breaker(key(2)).is_err());
+    // Room is short, and the cycle before did not use it.
+    store.begin_cycle();
+    assert_eq!(store.breaker(key(2)), Ok((index, true)));
+    assert_eq!(breaker.view(&Settings::default(), 9).state, State::Closed);
+    let report = Report { outcome: Outcome::Success, slow: false, random: 0, may_open: true };
+    breaker.record(&Settings::default(), 9, late, report);
+    assert_eq!(breaker.view(&Settings::default(), 9).late, 1);
+}
+
+#[test]
+fn a_record_outlives_one_cycle_without_it_but_not_three() {
+    let store = fresh(1, 1);
+    store.begin_cycle();
+    let (index, _) = store.check(key(1)).unwrap();
+    store.check_at(index).unwrap().set_state(|_| 1);
+    store.begin_cycle();
+    store.begin_cycle();
+    assert_eq!(store.check(key(1)), Ok((index, false)));
+    assert_eq!(store.check_at(index).unwrap().state(), 1);
+    for _ in 0..3 {
+        store.begin_cycle();
+    }
+    assert_eq!(store.check(key(1)), Ok((index, true)));
+    assert_eq!(store.check_at(index).unwrap().state(), 0);
+}
+
+#[test]
+fn hundreds_of_reloads_that_rename_everything_fit_the_default_size() {
+    let store = fresh(10, 10);
+    for cycle in 0..300 {
+        store.begin_cycle();
+        for name in 0..10 {
+            assert!(store.check(key(cycle * 10 + name)).unwrap().1);
+            assert!(store.breaker(key(cycle * 10 + name)).unwrap().1);
+        }
+    }
+}
+
+#[test]
+fn a_resized_zone_carries_everything_over() {
+    let old = fresh(2, 2);
+    old.begin_cycle();
+    let prober = Prober { worker: 0, generation: 1, preferred: true };
+    for name in 0..2 {
+        let (index, _) = old.check(key(name)).unwrap();
+        let check = old.check_at(index).unwrap();
+        let lease = check.claim(prober, 1, 10, 5).unwrap();
+        let probe = Probe { now: 2, passed: false, next: 11 };
+        check.complete(lease, probe, |_| Judgement { state: name + 5, changed: true, fell: true }).unwrap();
+        old.note_change();
+    }
+    open(old.breaker_at(old.breaker(key(0)).unwrap().0).unwrap());
+    old.breaker(key(1)).unwrap();
+    assert!(!old.enter(0, 1) && old.enter(0, 1));
+
+    let new = fresh(20, 20);
+    assert_eq!(new.copy_from(&old), 0);
+    assert_eq!((new.begin_cycle(), new.changes()), (2, 2));
+    let (index, fresh) = new.check(key(1)).unwrap();
+    assert!(!fresh);
+    let view = new.check_at(index).unwrap().view();
+    assert_eq!((view.state, view.unhealthy, view.last_passed), (6, 1, Some(false)));
+    let (index, fresh) = new.breaker(key(0)).unwrap();
+    assert!(!fresh);
+    let s = Settings::default();
+    let view = new.breaker_at(index).unwrap().view(&s, 5);
+    assert_eq!((view.state, view.opened, view.retry_after), (State::Open, 1, 29_999));
+    assert!(!new.enter(0, 2) && new.enter(0, 2));
+
+    let shrunk = tight(1, 1);
+    assert_eq!(shrunk.copy_from(&old), 2);
+}
+
+#[test]
+fn a_successor_frees_what_its_predecessor_held() {
+    let store = fresh(0, 2);
+    store.begin_cycle();
+    let breakers = [1, 2].map(|name| store.breaker_at(store.breaker(key(name)).unwrap().0).unwrap());
+    for breaker in breakers {
+        open(breaker);
+        admit(breaker, 40_000);
+        assert!(breaker.peek(&Settings::default(), 40_000).is_err_and(|wait| wait > 1));
+    }
+    store.reclaim(0);
+    breakers.iter().for_each(|breaker| assert!(admit(breaker, 40_001).is_test()));
+}
