@@ -219,14 +219,19 @@ fn charge(limit: &Limit) -> u64 {
 /// FLUSH) is loaded again and the batch sent once more: it was not executed.
 pub(super) async fn execute(redis: &mut impl ConnectionLike, batch: &Batch) -> RedisResult<Value> {
     let command = batch.command();
-    match answer(redis, &command).await {
-        Err(error) if is_no_script(&error) => {
-            load(redis).await?;
-            answer(redis, &command).await
+    let mut result = answer(redis, &command).await;
+    for _ in 0..RELOADS {
+        if !result.as_ref().is_err_and(is_no_script) {
+            break;
         }
-        other => other,
+        load(redis).await?;
+        result = answer(redis, &command).await;
     }
+    result
 }
+
+/// How often one batch has a forgotten script loaded again: whoever flushes scripts may do so in between.
+const RELOADS: usize = 4;
 
 /// Server errors arrive as values.
 async fn answer(redis: &mut impl ConnectionLike, command: &Cmd) -> RedisResult<Value> {

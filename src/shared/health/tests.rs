@@ -148,3 +148,18 @@ fn eight_threads_never_probe_together() {
     assert!(check.view().checks > 100);
     assert_eq!(check.view().checks, check.state());
 }
+
+#[test]
+fn a_hastened_probe_is_due_at_once_and_the_one_under_way_is_dropped() {
+    let check = Check::default();
+    check.hasten(2, 900);
+    let old = claim(&check, worker(0), 1_000);
+    assert_eq!(old, None, "of an older cycle");
+    let newer = |worker| Prober { worker, generation: 2, preferred: worker == 0 };
+    let lease = claim(&check, newer(0), 1_000).unwrap();
+    assert_eq!(lease.due, 900);
+    check.hasten(3, 1_500);
+    assert_eq!(pass(&check, lease, 1_500), None);
+    assert_eq!((check.view().checks, check.state()), (0, 0));
+    assert!(claim(&check, Prober { worker: 5, generation: 3, preferred: true }, 1_500).is_some());
+}

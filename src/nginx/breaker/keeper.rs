@@ -1,0 +1,51 @@
+//! What a worker does for the breakers beside requests: frees the permits of a dead predecessor, and, once a
+//! second, lets time do its work.
+
+use nginx_sys as sys;
+
+use super::super::conf::MainConf;
+use super::super::sys::{exiting, mono, worker_index};
+use super::super::timer::Timer;
+use super::super::worker;
+use super::Gate;
+use crate::policy::Millis;
+
+const PERIOD: Millis = 1_000;
+
+/// The housekeeping of one worker.
+pub struct Keeper {
+    timer: Timer,
+}
+
+impl Keeper {
+    /// A worker starts. One that replaces a dead worker takes back what that one held; the first of the workers
+    /// keeps house for all.
+    pub fn start(conf: &'static MainConf, log: *mut sys::ngx_log_t) -> Self {
+        let keeper = Self { timer: Timer::new(tick, true, log) };
+        let Some(store) = conf.upstreams.store() else { return keeper };
+        let index = worker_index();
+        if store.enter(usize::from(index), conf.health.generation.get()) {
+            for gate in gates(conf) {
+                gate.breaker.reclaim(index as u8);
+            }
+        }
+        if index == 0 && gates(conf).next().is_some() {
+            keeper.timer.arm(PERIOD);
+        }
+        keeper
+    }
+}
+
+fn gates(conf: &MainConf) -> impl Iterator<Item = &Gate> {
+    conf.upstreams.groups.iter().filter_map(|group| group.breaker.gate())
+}
+
+fn tick() {
+    let Some(worker) = worker::current() else { return };
+    for gate in gates(worker.conf) {
+        gate.say(None, gate.breaker.housekeep(&gate.settings, mono()));
+    }
+    if !exiting() {
+        worker.breakers.timer.arm(PERIOD);
+    }
+}

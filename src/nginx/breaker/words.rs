@@ -1,0 +1,80 @@
+//! What the error log says of a transition.
+
+use core::fmt;
+
+use crate::policy::Millis;
+use crate::policy::breaker::{Cause, State, Transition};
+
+/// One line of the error log.
+pub struct Line<'a> {
+    pub upstream: &'a str,
+    pub dry_run: bool,
+    pub transition: Transition,
+}
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Transition { to, cause, last, open_for, .. } = self.transition;
+        let is = if self.dry_run { "would be" } else { "is" };
+        write!(f, "circuit breaker of upstream \"{}\" {is} ", self.upstream)?;
+        match to {
+            State::Open => write!(f, "open for {}", Seconds(open_for))?,
+            State::HalfOpen => f.write_str("half-open")?,
+            State::Closed => f.write_str("closed")?,
+        }
+        write!(f, ": {cause}")?;
+        if let Some(last) = last.filter(|_| to == State::Open && cause != Cause::TestSlow) {
+            write!(f, ", last {last}")?;
+        }
+        if self.dry_run { f.write_str(", dry run") } else { Ok(()) }
+    }
+}
+
+/// Milliseconds as seconds, no decimal that says nothing.
+struct Seconds(Millis);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (whole, thousandths) = (self.0 / 1_000, self.0 % 1_000);
+        if thousandths == 0 {
+            return write!(f, "{whole} s");
+        }
+        let decimals = format!("{thousandths:03}");
+        write!(f, "{whole}.{} s", decimals.trim_end_matches('0'))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::breaker::Failure;
+
+    #[test]
+    fn a_line_names_upstream_length_and_reason() {
+        let transition = Transition {
+            from: State::Closed,
+            to: State::Open,
+            cause: Cause::Failures { count: 5, over: 28_000 },
+            last: Some(Failure::Http(502)),
+            open_for: 30_000,
+            attempts: 0,
+            suppressed: false,
+        };
+        let line = |dry_run, transition| Line { upstream: "api", dry_run, transition }.to_string();
+        let open = "open for 30 s: 5 failures in 28.0 s, last http_502";
+        assert_eq!(line(false, transition), format!("circuit breaker of upstream \"api\" is {open}"));
+        assert_eq!(
+            line(true, transition),
+            format!("circuit breaker of upstream \"api\" would be {open}, dry run")
+        );
+        let cause = Cause::TestsPassed { count: 1 };
+        let closed = Transition { from: State::HalfOpen, to: State::Closed, cause, ..transition };
+        assert_eq!(line(false, closed), "circuit breaker of upstream \"api\" is closed: test request passed");
+    }
+
+    #[test]
+    fn seconds_have_the_decimals_they_need() {
+        let said = |ms| Seconds(ms).to_string();
+        assert_eq!([said(30_000), said(1_500), said(7), said(0)], ["30 s", "1.5 s", "0.007 s", "0 s"]);
+    }
+}

@@ -1,0 +1,317 @@
+//! One timer per worker that starts the probes which fall to it, and books what came of them.
+
+use std::cell::{Cell, RefCell};
+
+use nginx_sys as sys;
+
+use super::super::conf::MainConf;
+use super::super::log::{self, Level};
+use super::super::sys::{Process, mono, process, worker_index, worker_processes};
+use super::super::timer::Timer;
+use super::super::upstream::Group;
+use super::super::worker::{self, Worker};
+use super::conf::Check;
+use super::peers::{Member, Record};
+use crate::policy::Millis;
+use crate::policy::health::{Change, Condition, Probe as Said, State, apply};
+use crate::remote::Job;
+use crate::remote::probe::{Outcome, Report};
+use crate::shared::health::{Judgement, Lease, Probe, Prober};
+
+/// How seldom and how often a worker looks for due probes.
+const TICK: core::ops::RangeInclusive<Millis> = 10..=1_000;
+/// The first round begins with one probe per this time.
+const SPREAD: Millis = 5;
+/// A report that is this much later than the probe's own deadline will not come.
+const LOST: Millis = 2_000;
+
+/// Probes of this worker.
+pub struct Driver {
+    timer: Timer,
+    slots: RefCell<Vec<Slot>>,
+    /// There is no I/O thread: the probes fall to the other workers.
+    mute: Cell<bool>,
+}
+
+/// One record, as this worker sees it.
+struct Slot {
+    at: Position,
+    me: Prober,
+    /// The first round's spread.
+    not_before: Millis,
+    /// How much later than its phase the last probe was due.
+    jitter: Millis,
+    /// Numbers of probes, so that a late report finds nobody.
+    serial: u32,
+    flight: Option<Flight>,
+    /// The last probe could not be made, and that has been logged.
+    stuck: bool,
+}
+
+/// Where a record is in the configuration.
+#[derive(Clone, Copy)]
+struct Position {
+    group: usize,
+    member: usize,
+    record: usize,
+}
+
+/// What a slot may do now.
+enum Turn {
+    /// Nothing for so many milliseconds.
+    Wait(Millis),
+    Go(Lease),
+}
+
+impl Turn {
+    fn wait(&self, interval: Millis) -> Millis {
+        match self {
+            Self::Wait(time) => *time,
+            Self::Go(_) => interval,
+        }
+    }
+}
+
+struct Flight {
+    lease: Lease,
+    lost_at: Millis,
+}
+
+/// All that a slot is about.
+struct Subject<'c> {
+    group: &'c Group,
+    member: &'c Member,
+    record: &'c Record,
+    check: &'c Check,
+}
+
+impl Position {
+    fn subject(self, conf: &MainConf) -> Option<Subject<'_>> {
+        let group = conf.upstreams.group(self.group)?;
+        let member = group.health.members().get(self.member)?;
+        let record = member.records.get(self.record)?;
+        Some(Subject { group, member, record, check: conf.health.checks.get(record.check)? })
+    }
+}
+
+impl Driver {
+    pub fn new(log: *mut sys::ngx_log_t) -> Self {
+        Self { timer: Timer::new(tick, true, log), slots: RefCell::default(), mute: Cell::default() }
+    }
+
+    /// Lists what may fall to this worker and starts the timer.
+    pub fn start(&self, worker: &Worker) {
+        if worker.conf.health.is_empty() {
+            return;
+        }
+        *self.slots.borrow_mut() = slots(worker.conf);
+        if !self.slots.borrow().is_empty() {
+            self.timer.arm(*TICK.start());
+        }
+    }
+
+    /// The I/O thread has finished a probe.
+    pub fn reported(&self, worker: &Worker, report: Report) {
+        let (at, serial) = ((report.ticket & 0xffff_ffff) as usize, (report.ticket >> 32) as u32);
+        let mut slots = self.slots.borrow_mut();
+        let Some(slot) = slots.get_mut(at).filter(|slot| slot.serial == serial) else { return };
+        let Some(flight) = slot.flight.take() else { return };
+        let Some(subject) = slot.at.subject(worker.conf) else { return };
+        let next = slot.next(&subject, &flight.lease, mono());
+        if let Some((change, reason)) = slot.book(&subject, &flight, report.outcome, next) {
+            announce(&subject, change, &reason);
+            if let Some(store) = worker.conf.upstreams.store() {
+                store.note_change();
+            }
+            super::refresh(worker.conf, subject.group);
+        }
+    }
+
+    /// Starts what is due; the milliseconds until something may be due again.
+    fn round(&self, worker: &Worker) -> Millis {
+        let now = mono();
+        let mut sleep = *TICK.end();
+        for (number, slot) in self.slots.borrow_mut().iter_mut().enumerate() {
+            let Some(subject) = slot.at.subject(worker.conf) else { continue };
+            if self.mute.get() || !subject.member.is_probed() {
+                continue;
+            }
+            let outcome = slot.turn(&subject, now);
+            if let Turn::Go(lease) = outcome {
+                self.mute.set(!slot.launch(worker, &subject, number, lease, now));
+            }
+            sleep = sleep.min(outcome.wait(subject.check.interval));
+        }
+        sleep.clamp(*TICK.start(), *TICK.end())
+    }
+}
+
+/// The timer.
+fn tick() {
+    let Some(worker) = worker::current() else { return };
+    let conf = worker.conf;
+    for group in &conf.upstreams.groups {
+        super::refresh(conf, group);
+    }
+    // A leaving worker has nothing more to start, and neither has one of an older cycle.
+    let current =
+        conf.upstreams.store().is_some_and(|store| store.generation() == conf.health.generation.get());
+    if worker::may_probe() {
+        let sleep = if current { worker.health.round(&worker) } else { *TICK.end() };
+        worker.health.timer.arm(sleep);
+    }
+}
+
+/// A slot for each record, the first round spread out.
+fn slots(conf: &MainConf) -> Vec<Slot> {
+    let (generation, now) = (conf.health.generation.get(), mono());
+    let workers = if process() == Process::Single { 1 } else { worker_processes().max(1) };
+    let mut slots = Vec::new();
+    for (group, its) in conf.upstreams.groups.iter().enumerate() {
+        for (member, server) in its.health.members().iter().enumerate() {
+            for (record, place) in server.records.iter().enumerate() {
+                let preferred = place.index % workers == usize::from(worker_index());
+                slots.push(Slot {
+                    at: Position { group, member, record },
+                    me: Prober { worker: worker_index(), generation, preferred },
+                    not_before: now,
+                    jitter: 0,
+                    serial: 0,
+                    flight: None,
+                    stuck: false,
+                });
+            }
+        }
+    }
+    spread(&mut slots, conf, now);
+    slots
+}
+
+/// Over at most an interval, and at most `SPREAD` for each probe.
+fn spread(slots: &mut [Slot], conf: &MainConf, now: Millis) {
+    let count = slots.len() as Millis;
+    for (number, slot) in slots.iter_mut().enumerate() {
+        let interval = slot.at.subject(conf).map_or(0, |subject| subject.check.interval);
+        slot.not_before = now + number as Millis * interval.min(count * SPREAD) / count;
+    }
+}
+
+impl Slot {
+    /// Takes the right to probe if it is time.
+    fn turn(&mut self, subject: &Subject<'_>, now: Millis) -> Turn {
+        let check = subject.check;
+        if let Some(flight) = &self.flight {
+            if now < flight.lost_at {
+                let next = flight.lease.due + check.interval;
+                return Turn::Wait(if next > now { next - now } else { check.interval / 4 });
+            }
+            self.flight = None;
+        }
+        if now < self.not_before {
+            return Turn::Wait(self.not_before - now);
+        }
+        let due = subject.record.shared.due(self.me, now, check.interval);
+        if due > 0 {
+            return Turn::Wait(due);
+        }
+        let claimed = subject.record.shared.claim(self.me, now, check.interval, check.timeout);
+        // Without the right: somebody else was quicker, or nobody had asked before.
+        claimed.map_or(Turn::Wait(check.interval / 4), Turn::Go)
+    }
+
+    /// Sends the probe off. False if this worker cannot probe at all.
+    fn launch(
+        &mut self,
+        worker: &Worker,
+        subject: &Subject<'_>,
+        number: usize,
+        lease: Lease,
+        now: Millis,
+    ) -> bool {
+        self.serial = self.serial.wrapping_add(1);
+        let check = subject.check;
+        let Some((probe, target)) = check.probe.as_ref().zip(subject.member.target(check.port)) else {
+            subject.record.shared.abandon(lease, now + check.interval);
+            return true;
+        };
+        let mut request = probe.clone();
+        request.ticket = u64::from(self.serial) << 32 | number as u64;
+        request.target = target;
+        if worker.send(Job::Probe(request)) {
+            self.flight = Some(Flight { lease, lost_at: now + check.timeout + LOST });
+            return true;
+        }
+        subject.record.shared.abandon(lease, now);
+        false
+    }
+
+    /// When the next probe is due: whole intervals after this one was, so that probes keep their phase, and a
+    /// random while later.
+    fn next(&mut self, subject: &Subject<'_>, lease: &Lease, now: Millis) -> Millis {
+        let interval = subject.check.interval.max(1);
+        let phase = lease.due.saturating_sub(self.jitter);
+        let missed = now.saturating_sub(phase) / interval;
+        self.jitter = random(subject.check.jitter);
+        phase + (missed + 1) * interval + self.jitter
+    }
+
+    /// Books the outcome; the change of the verdict it made, and why.
+    fn book(
+        &mut self,
+        subject: &Subject<'_>,
+        flight: &Flight,
+        outcome: Outcome,
+        next: Millis,
+    ) -> Option<(Change, String)> {
+        let (said, reason) = match outcome {
+            Outcome::Pass => (Said::Pass, String::new()),
+            Outcome::Degraded(reason) => (Said::Degraded, reason),
+            Outcome::Fail { detail, .. } => (Said::Fail, detail),
+            Outcome::Unknown(reason) => {
+                if !core::mem::replace(&mut self.stuck, true) {
+                    let (server, group) = (&subject.member.server.name, &subject.group.name);
+                    let what = format_args!("cannot check server {server}: {reason}, upstream \"{group}\"");
+                    log::cycle(Level::Error, what);
+                }
+                subject.record.shared.abandon(flight.lease, next);
+                return None;
+            }
+        };
+        self.stuck = false;
+        let mut change = None;
+        let probe = Probe { now: mono(), passed: said != Said::Fail, next };
+        subject.record.shared.complete(flight.lease, probe, |bits| {
+            let (state, changed) = apply(State::from_bits(bits), said, subject.check.thresholds);
+            change = changed;
+            let fell = changed.is_some_and(|change| change.to == Condition::Down);
+            Judgement { state: state.to_bits(), changed: changed.is_some(), fell }
+        })?;
+        Some((change?, reason))
+    }
+}
+
+/// One line for each change.
+fn announce(subject: &Subject<'_>, change: Change, reason: &str) {
+    let (server, group) = (&subject.member.server.name, &subject.group.name);
+    match change.to {
+        Condition::Up => {
+            let text = format_args!("upstream server {server} is healthy, upstream \"{group}\"");
+            log::cycle(Level::Notice, text);
+        }
+        Condition::Degraded => {
+            let text = format_args!("upstream server {server} is degraded: {reason}, upstream \"{group}\"");
+            log::cycle(Level::Notice, text);
+        }
+        Condition::Down | Condition::Checking => {
+            let text = format_args!("upstream server {server} is unhealthy: {reason}, upstream \"{group}\"");
+            log::cycle(Level::Warn, text);
+        }
+    }
+}
+
+/// From 0 to `most`. What it decides is only when a probe is due.
+fn random(most: Millis) -> Millis {
+    // SAFETY: no memory of ours is involved; nginx seeds the generator in each worker.
+    let value = Millis::from(unsafe { sys::random() }.unsigned_abs());
+    value % (most + 1)
+}

@@ -1,0 +1,193 @@
+//! Active health checks: which group is checked how, who probes, and how verdicts reach the balancer.
+//!
+//! Verdicts live in the zone of upstream state, one record for each server and check. What balancers look at is
+//! the `down` field of the core's peers, of which two bits are ours; whoever learns of a new verdict writes them
+//! afresh from the records ([`peers::apply`]), each process before its next pick.
+
+pub mod conf;
+mod driver;
+mod matching;
+mod peers;
+
+use core::cell::{Cell, OnceCell};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use nginx_sys as sys;
+
+use super::conf::MainConf;
+use super::log::{self, Level};
+use super::sys::mono;
+use super::upstream::Group;
+use crate::policy::health::{Condition, Match, State};
+use crate::policy::limit::KeyHash;
+use crate::shared::health::Check as SharedCheck;
+use crate::shared::upstream::{Key, Store};
+
+pub use driver::Driver;
+use peers::{Member, Record, Server};
+
+/// All checks of the configuration.
+#[derive(Default)]
+pub struct Conf {
+    /// The cycle this configuration serves in.
+    pub generation: Cell<u32>,
+    checks: Vec<conf::Check>,
+    headers: Vec<conf::Header>,
+    matches: Vec<(String, Arc<Match>)>,
+}
+
+impl Conf {
+    pub fn is_empty(&self) -> bool {
+        self.checks.is_empty()
+    }
+
+    /// Numbers of the checks of a group.
+    pub fn checks_of(&self, us: *const sys::ngx_http_upstream_srv_conf_t) -> Vec<usize> {
+        let numbered = self.checks.iter().enumerate();
+        numbered.filter(|(_, check)| core::ptr::eq(check.group, us)).map(|(number, _)| number).collect()
+    }
+
+    fn find_match(&self, name: &str) -> Option<Arc<Match>> {
+        self.matches.iter().find(|(known, _)| known == name).map(|(_, matched)| matched.clone())
+    }
+}
+
+/// What a process knows of a group.
+#[derive(Default)]
+pub struct GroupState {
+    members: OnceCell<Vec<Member>>,
+    /// Changes of verdicts, as of the last time this process put them into force.
+    applied: Cell<u64>,
+    /// The core's count of changes of the list of servers, likewise.
+    listed: Cell<usize>,
+}
+
+impl GroupState {
+    fn members(&self) -> &[Member] {
+        self.members.get().map(Vec::as_slice).unwrap_or_default()
+    }
+}
+
+/// Ties the servers of a group to their records and puts the verdicts into force. In `init_module`: the master,
+/// before any worker of the new cycle exists.
+pub fn adopt(main: &'static MainConf, group: &Group, store: &Store, generation: u32) {
+    if group.checks.is_empty() {
+        return;
+    }
+    let Some(servers) = peers::servers(group.upstream) else {
+        let name = &group.name;
+        log::cycle(
+            Level::Warn,
+            format_args!("upstream \"{name}\" has a foreign balancer and is not checked"),
+        );
+        return;
+    };
+    if peers::may_grow(group.upstream) {
+        let name = &group.name;
+        let text =
+            format_args!("servers that DNS adds to upstream \"{name}\" are checked from the next reload on");
+        log::cycle(Level::Warn, text);
+    }
+    let mut seen = HashMap::new();
+    let mut members = Vec::with_capacity(servers.len());
+    for server in servers {
+        let ordinal = next(&mut seen, &server.identity());
+        let records = match records(main, group, store, (&server, ordinal)) {
+            Ok(records) => records,
+            Err(full) => {
+                let name = &group.name;
+                log::cycle(Level::Alert, format_args!("upstream \"{name}\" is not checked in full: {full}"));
+                break;
+            }
+        };
+        for (record, new) in &records {
+            prepare(main, record, *new, generation);
+        }
+        members.push(Member::new(server, records.into_iter().map(|(record, _)| record).collect()));
+    }
+    // Once per cycle: the cell is empty.
+    let _ = group.health.members.set(members);
+    group.health.applied.set(store.changes());
+    put_into_force(group);
+}
+
+/// How often `key` has been seen before.
+fn next(seen: &mut HashMap<String, usize>, key: &str) -> usize {
+    let count = seen.entry(key.to_owned()).or_default();
+    *count += 1;
+    *count - 1
+}
+
+type Claimed = Vec<(Record, bool)>;
+
+/// The records of one server, new ones marked.
+fn records(
+    main: &MainConf,
+    group: &Group,
+    store: &Store,
+    (server, ordinal): (&Server, usize),
+) -> Result<Claimed, crate::shared::upstream::Full> {
+    let mut seen = HashMap::new();
+    let mut claimed = Vec::with_capacity(group.checks.len());
+    for &number in &group.checks {
+        let Some(check) = main.health.checks.get(number) else { continue };
+        let asked = check.identity();
+        let again = next(&mut seen, &asked);
+        let (index, new) = store.check(key(&group.name, &server.identity(), ordinal, (&asked, again)))?;
+        if let Some(shared) = store.check_at(index) {
+            claimed.push((Record { check: number, index, shared }, new));
+        }
+    }
+    Ok(claimed)
+}
+
+/// What a record is about, whatever its position in the file.
+fn key(group: &str, server: &str, ordinal: usize, (check, again): (&str, usize)) -> Key {
+    let text = format!("check\0{group}\0{server}\0{ordinal}\0{check}\0{again}");
+    let (high, low) = KeyHash::new(text.as_bytes()).as_u64s();
+    [high, low]
+}
+
+/// A mandatory check lets no traffic through before the first pass: of a new server, and unless it is
+/// persistent, of this cycle. Any other verdict is kept.
+fn prepare(main: &MainConf, record: &Record, new: bool, generation: u32) {
+    let Some(check) = main.health.checks.get(record.check) else { return };
+    if !check.mandatory || (check.persistent && !new) {
+        return;
+    }
+    record.shared.set_state(|bits| match State::from_bits(bits).condition() {
+        Condition::Down => bits,
+        _ => State::checking().to_bits(),
+    });
+    if !new {
+        record.shared.hasten(generation, mono());
+    }
+}
+
+/// Called before each pick of the group's balancer: one load when nothing changed.
+pub fn refresh(main: &MainConf, group: &Group) {
+    if group.checks.is_empty() {
+        return;
+    }
+    let Some(store) = main.upstreams.store() else { return };
+    let (changes, listed) = (store.changes(), peers::changes(group.upstream));
+    if changes == group.health.applied.get() && listed == group.health.listed.get() {
+        return;
+    }
+    group.health.applied.set(changes);
+    group.health.listed.set(listed);
+    // A cycle later the master may have given our records to others.
+    if store.generation().wrapping_sub(main.health.generation.get()) <= 1 {
+        put_into_force(group);
+    }
+}
+
+fn put_into_force(group: &Group) {
+    peers::apply(group.upstream, group.health.members());
+}
+
+/// The verdict of a record.
+fn condition(shared: &SharedCheck) -> Condition {
+    State::from_bits(shared.state()).condition()
+}

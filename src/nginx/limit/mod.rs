@@ -1,0 +1,215 @@
+//! Rate limiting: the zones, what applies to a request, and the way of a request through it.
+
+pub mod conf;
+mod decide;
+mod handler;
+pub mod headers;
+pub mod variables;
+
+use std::cell::Cell;
+
+use super::cf::{ComplexValue, Place};
+use super::log::Level;
+use super::zone::{Contents, Zone};
+use crate::policy::Millis;
+use crate::policy::limit::{Algorithm, Decision, Delay, Rate, Rule};
+use crate::shared::cell::Region;
+use crate::shared::limit::LimitZone;
+
+pub use conf::LocConf;
+pub use handler::{answered, expired, handler};
+
+use decide::Wait;
+
+/// All zones, in the order of the file: a zone's number is its position.
+#[derive(Default)]
+pub struct Zones(pub Vec<ZoneConf>);
+
+impl Zones {
+    pub fn find(&self, name: &str) -> Option<usize> {
+        self.0.iter().position(|zone| zone.name == name)
+    }
+
+    pub fn get(&self, number: usize) -> Option<&ZoneConf> {
+        self.0.get(number)
+    }
+}
+
+/// `rate_limit_zone`
+pub struct ZoneConf {
+    pub name: String,
+    pub key: ComplexValue,
+    pub rate: RateSpec,
+    pub burst: Option<u64>,
+    pub algorithm: Algorithm,
+    pub place: Place,
+    /// The Redis that decides; `None`: this host's shared memory does.
+    pub redis_name: Option<String>,
+    /// Its number, known once all blocks have been read.
+    pub redis: Option<usize>,
+    pub on_error: OnError,
+    pub shm: Zone<LimitShm>,
+    /// When the last line about a bad variable rate was logged.
+    pub complained: Cell<Option<Millis>>,
+}
+
+/// A fixed rate, or a variable that holds one.
+pub enum RateSpec {
+    Fixed(Rate),
+    Variable(ComplexValue),
+}
+
+/// What happens to a request that Redis gave no answer for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnError {
+    #[default]
+    Local,
+    Allow,
+    Deny,
+}
+
+/// What a zone's memory depends on.
+pub struct LimitSpec {
+    /// The key as written: another key's counts mean nothing.
+    pub key: String,
+    pub algorithm: Algorithm,
+}
+
+/// The memory of a zone.
+pub struct LimitShm(pub LimitZone);
+
+impl Contents for LimitShm {
+    type Spec = LimitSpec;
+
+    fn create(spec: &LimitSpec, region: Region) -> Result<Self, String> {
+        LimitZone::create(region, spec.algorithm).map(Self).map_err(|e| e.to_string())
+    }
+
+    fn adopt(spec: &LimitSpec, region: Region) -> Result<Self, String> {
+        LimitZone::adopt(region, spec.algorithm).map(Self).map_err(|e| e.to_string())
+    }
+
+    fn compatible(spec: &LimitSpec, old: &LimitSpec) -> Result<(), String> {
+        if spec.key == old.key {
+            return Ok(());
+        }
+        Err(format!("uses the \"{}\" key while previously it used the \"{}\" key", spec.key, old.key))
+    }
+}
+
+/// `rate_limit`, settled once all zones are known.
+#[derive(Clone)]
+pub struct Limit {
+    pub zone_name: String,
+    pub place: Place,
+    pub burst: Option<u64>,
+    pub delay: Option<Delay>,
+    pub cost: Option<ComplexValue>,
+    pub when: Option<ComplexValue>,
+    pub dry_run: bool,
+    /// Zone number and rule; the rule is `None` where the rate is a variable.
+    pub settled: Option<(usize, Option<Rule>)>,
+}
+
+impl Limit {
+    /// The delay that holds: as written, or the algorithm's own.
+    pub fn delay_of(&self, algorithm: Algorithm) -> Delay {
+        self.delay.unwrap_or(match algorithm {
+            Algorithm::Gcra => Delay::After(0),
+            Algorithm::SlidingWindow | Algorithm::FixedWindow => Delay::None,
+        })
+    }
+}
+
+/// `$rate_limit_status`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    Passed,
+    Delayed,
+    Rejected,
+    DelayedDryRun,
+    RejectedDryRun,
+    Bypassed,
+    ErrorAllowed,
+    ErrorDenied,
+}
+
+impl Status {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Passed => "PASSED",
+            Self::Delayed => "DELAYED",
+            Self::Rejected => "REJECTED",
+            Self::DelayedDryRun => "DELAYED_DRY_RUN",
+            Self::RejectedDryRun => "REJECTED_DRY_RUN",
+            Self::Bypassed => "BYPASSED",
+            Self::ErrorAllowed => "ERROR_ALLOWED",
+            Self::ErrorDenied => "ERROR_DENIED",
+        }
+    }
+}
+
+/// `$rate_limit_source`: who decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    Local,
+    Redis,
+    Fallback,
+}
+
+impl Source {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Redis => "redis",
+            Self::Fallback => "fallback",
+        }
+    }
+}
+
+/// One limit's decision about a request.
+#[derive(Debug, Clone, Copy)]
+pub struct Ruling {
+    pub zone: usize,
+    pub rule: Rule,
+    pub decision: Decision,
+    pub source: Source,
+}
+
+/// The outcome of all limits together.
+pub struct Verdict {
+    pub status: Status,
+    /// The enforced limits' decisions, for headers; empty when nothing was decided.
+    pub rulings: Vec<Ruling>,
+    /// Which ruling speaks for the request: the one that refused, or the one with least left.
+    pub speaker: Option<usize>,
+    /// As the limited location wants it told, wherever an internal redirect takes the request.
+    pub form: conf::Form,
+}
+
+impl Verdict {
+    /// The ruling that headers and variables tell of.
+    pub fn speaker(&self) -> Option<&Ruling> {
+        self.rulings.get(self.speaker?)
+    }
+}
+
+/// Where a request stands.
+#[derive(Default)]
+pub enum Stage {
+    #[default]
+    New,
+    /// Some limits wait for Redis.
+    Waiting(Wait),
+    Done,
+}
+
+/// The rate-limit part of a request's context.
+#[derive(Default)]
+pub struct Limited {
+    pub stage: Stage,
+    pub verdict: Option<Verdict>,
+}
+
+/// Levels a location logs refusals at.
+pub const DEFAULT_LOG_LEVEL: Level = Level::Error;

@@ -1,0 +1,24 @@
+//! Glue: the only folder that knows nginx. Trampolines of a few lines over safe functions.
+
+mod breaker;
+mod cf;
+mod conf;
+mod context;
+mod early;
+mod entry;
+mod filter;
+mod health;
+mod limit;
+mod log;
+mod module;
+mod redis;
+mod reject;
+mod request;
+mod sys;
+mod timer;
+mod times;
+mod upstream;
+mod variables;
+mod wake;
+mod worker;
+mod zone;
