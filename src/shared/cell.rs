@@ -83,10 +83,6 @@ impl Region {
         self.len
     }
 
-    pub const fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     /// One `T` at `offset` bytes.
     ///
     /// # Errors

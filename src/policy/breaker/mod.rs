@@ -11,7 +11,7 @@ mod settings;
 pub mod words;
 
 pub use event::{Cause, Failure, Outcome, Transition};
-pub use rules::{Evidence, Tally, Trip, bucket_millis, open_millis, percent, trip};
+pub use rules::{Evidence, Tally, bucket_millis, open_millis, trip};
 pub use settings::{Settings, SettingsError};
 pub use words::{Forced, State};
 

@@ -25,12 +25,9 @@ pub struct Evidence {
     pub tally: Tally,
 }
 
-/// A rule that fired.
-pub type Trip = Cause;
-
-/// Whether any rule fires; the rules are tried in the order of the directive's text, 0 switches one off.
+/// The rule that fires, if any does. They are tried in the order of the directive's text, 0 switches one off.
 #[must_use]
-pub fn trip(settings: &Settings, evidence: &Evidence) -> Option<Trip> {
+pub fn trip(settings: &Settings, evidence: &Evidence) -> Option<Cause> {
     let Evidence { failed, failures, over, run, tally } = *evidence;
     if failed && settings.failures > 0 && failures >= settings.failures {
         return Some(Cause::Failures { count: failures, over });
@@ -56,8 +53,7 @@ fn reaches(part: u32, whole: u32, percent: u32) -> bool {
 }
 
 /// `part` of `whole` in whole percent, rounded down; 0 of nothing.
-#[must_use]
-pub fn percent(part: u32, whole: u32) -> u32 {
+fn percent(part: u32, whole: u32) -> u32 {
     (u64::from(part) * 100).checked_div(u64::from(whole)).map_or(0, |share| share.min(100) as u32)
 }
 

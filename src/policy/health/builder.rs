@@ -125,7 +125,7 @@ impl Builder {
         if self.checks.is_empty() && self.degraded.is_empty() {
             return Err(MatchError::Empty { name: self.name });
         }
-        Ok(Match::new(self.name, self.checks, self.degraded))
+        Ok(Match::new(self.checks, self.degraded))
     }
 
     fn add(&mut self, node: Node) {

@@ -44,7 +44,6 @@ pub enum Verdict {
 /// A `match` block, compiled once when the configuration is read.
 #[derive(Debug)]
 pub struct Match {
-    name: String,
     checks: Vec<Node>,
     degraded: Vec<Vec<Node>>,
 }
@@ -52,31 +51,18 @@ pub struct Match {
 impl Default for Match {
     /// A check without a `match` block: any status from 200 to 399.
     fn default() -> Self {
-        Self { name: String::new(), checks: vec![Node::success()], degraded: Vec::new() }
+        Self { checks: vec![Node::success()], degraded: Vec::new() }
     }
 }
 
 impl Match {
     /// `checks` must all hold, and each member of `degraded` is the lines of one block.
-    pub(super) fn new(name: String, mut checks: Vec<Node>, degraded: Vec<Vec<Node>>) -> Self {
+    pub(super) fn new(mut checks: Vec<Node>, degraded: Vec<Vec<Node>>) -> Self {
         if checks.is_empty() {
             checks.push(Node::success());
         }
         checks.sort_by_key(Node::needs);
-        Self { name, checks, degraded }
-    }
-
-    /// The block's name, empty for the default.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Whether any line looks at the body.
-    #[must_use]
-    pub fn needs_body(&self) -> bool {
-        let needs = |nodes: &[Node]| nodes.iter().any(|node| node.needs() == Needs::Body);
-        needs(&self.checks) || self.degraded.iter().any(|nodes| needs(nodes))
+        Self { checks, degraded }
     }
 
     /// The reason to fail that status and headers alone give, if they do: then the body need not be read.

@@ -19,5 +19,5 @@ mod tests;
 pub use builder::Builder;
 pub use error::MatchError;
 pub use expect::{Answer, Match, Verdict};
-pub use reason::{Reason, ReasonKind};
-pub use verdict::{Change, Condition, Probe, State, Tally, Thresholds, apply};
+pub use reason::ReasonKind;
+pub use verdict::{Change, Condition, Probe, State, Thresholds, apply};

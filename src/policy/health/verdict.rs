@@ -33,6 +33,7 @@ pub enum Condition {
 
 impl Condition {
     /// NGINX Plus's words, and `degraded`.
+    #[allow(dead_code, reason = "for the API, which is to come")]
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -41,12 +42,6 @@ impl Condition {
             Self::Down => "unhealthy",
             Self::Checking => "checking",
         }
-    }
-
-    /// Whether clients' requests may go there.
-    #[must_use]
-    pub fn takes_traffic(self) -> bool {
-        matches!(self, Self::Up | Self::Degraded)
     }
 }
 
@@ -104,21 +99,9 @@ impl State {
         self.condition
     }
 
-    #[must_use]
+    #[cfg(test)]
     pub fn tally(self) -> Tally {
         self.tally
-    }
-
-    /// Whether any probe has finished.
-    #[must_use]
-    pub fn is_probed(self) -> bool {
-        self.tally != Tally::default()
-    }
-
-    /// Whether the last finished probe passed; false before the first.
-    #[must_use]
-    pub fn last_passed(self) -> bool {
-        self.tally.passes > 0
     }
 
     /// The state as a word for shared memory.

@@ -126,6 +126,7 @@ impl Gcra {
     }
 
     /// Excess requests that pass without delay, at most `burst` (which is `nodelay`).
+    #[cfg(test)]
     pub const fn delay(&self) -> u64 {
         self.delay
     }

@@ -8,9 +8,9 @@ mod key;
 mod rate;
 mod window;
 
-pub use gcra::{CLOCK_SLACK, Gcra, GcraError, Tat};
+pub use gcra::{Gcra, GcraError, Tat};
 pub use key::{KeyHash, redis_key};
-pub use rate::{Rate, RateError};
+pub use rate::Rate;
 pub use window::{Bucket, FixedWindow, LIVE_BUCKETS, Usage, Window, WindowError};
 
 use super::Millis;
@@ -153,15 +153,6 @@ impl Rule {
         match self {
             Self::Gcra(gcra) | Self::Sliding { burst: Some(gcra), .. } => Some(gcra.burst()),
             _ => None,
-        }
-    }
-
-    /// Requests admitted at once by a key that has been idle: the most `remaining` can be.
-    pub fn capacity(&self) -> u64 {
-        let burst = self.burst().map_or(u64::MAX, |burst| burst + 1);
-        match self {
-            Self::Gcra(_) => burst,
-            Self::Sliding { .. } | Self::Fixed(_) => self.rate().count.min(burst),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::gcra::CLOCK_SLACK;
 use super::*;
 
 fn rate(text: &str) -> Rate {
@@ -266,14 +267,15 @@ fn rules_say_what_goes_together() {
     assert_eq!(new(fixed, Some(1), Delay::None), Err(RuleError::BurstOfFixed));
     assert_eq!(new(fixed, None, Delay::After(0)), Err(RuleError::DelayWithoutBurst));
     assert_eq!(new(sliding, None, Delay::After(0)), Err(RuleError::DelayWithoutBurst));
-    assert_eq!(new(sliding, Some(4), Delay::After(1)).unwrap().capacity(), 5);
-    assert_eq!(new(sliding, Some(40), Delay::None).unwrap().capacity(), 10);
-    assert_eq!(new(Algorithm::Gcra, None, Delay::After(0)).unwrap().capacity(), 1);
-    for algorithm in [Algorithm::Gcra, sliding, fixed] {
+    let idle = |rule: Result<Rule, RuleError>| rule.unwrap().fresh(&Now { mono: 5_000, wall: 7_000 }, 1);
+    let left =
+        |rule| Some(idle(rule)).filter(|decision| decision.admitted).map(|decision| decision.remaining);
+    assert_eq!(left(new(sliding, Some(4), Delay::After(1))), Some(4));
+    assert_eq!(left(new(sliding, Some(40), Delay::None)), Some(9));
+    assert_eq!(left(new(Algorithm::Gcra, None, Delay::After(0))), Some(0));
+    for (algorithm, remaining) in [(Algorithm::Gcra, 0), (sliding, 9), (fixed, 9)] {
         assert_eq!(Algorithm::parse(algorithm.name()), Some(algorithm));
-        let rule = new(algorithm, None, Delay::None).unwrap();
-        let fresh = rule.fresh(&Now { mono: 5_000, wall: 7_000 }, 1);
-        assert_eq!((fresh.admitted, fresh.remaining), (true, rule.capacity() - 1));
+        assert_eq!(left(new(algorithm, None, Delay::None)), Some(remaining));
     }
     assert_eq!(Algorithm::parse("GCRA"), None);
 }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use crate::policy::health::{ReasonKind, Verdict};
 
 pub use connect::Target;
-pub use request::{Request, RequestError};
+pub use request::Request;
 
 use fault::Fault;
 use progress::Progress;
@@ -66,6 +66,7 @@ pub enum FailKind {
 
 impl FailKind {
     /// The name used in metrics and in the API.
+    #[allow(dead_code, reason = "for the API, which is to come")]
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

@@ -32,7 +32,8 @@ const NOT_EXECUTED: [&str; 19] = [
 const RECONNECT: [&str; 7] =
     ["LOADING", "MASTERDOWN", "MOVED", "NOAUTH", "READONLY", "WRONGPASS", "UNBLOCKED"];
 
-/// Why a call was not decided. [`may_have_charged`](Self::may_have_charged) tells what that means for its cost.
+/// Why a call was not decided. After [`Lost`](Self::Lost) and [`Unexpected`](Self::Unexpected) nobody knows
+/// whether Redis has charged it, so it must never be sent again; after the others nothing was charged.
 /// None of these texts holds a secret or a control character.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
@@ -58,11 +59,6 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// True where nobody knows whether Redis has charged the call. Such a call must never be sent again.
-    pub fn may_have_charged(&self) -> bool {
-        matches!(self, Self::Lost(_) | Self::Unexpected(_))
-    }
-
     /// Sorts an error of the client library.
     pub(super) fn from_error(error: &RedisError) -> Self {
         match code(error) {

@@ -21,7 +21,7 @@ use crate::policy::limit::{Decision, Rule};
 pub use failure::Failure;
 pub use gate::Gate;
 pub(super) use link::{Feed, Link};
-pub use settings::{Breaker, Mode, Secret, Server, Settings, SettingsError, Tls};
+pub use settings::{Mode, Secret, Server, Settings, Tls};
 
 /// Most limits in one [`Call`]; a call with more is answered [`Failure::Invalid`].
 pub const MAX_LIMITS: usize = 64;

@@ -220,14 +220,9 @@ impl Store {
     }
 
     /// Says that worker `index` of cycle `generation` starts. `true`: it replaces one that died, whose
-    /// permits may be reclaimed. Indices from 128 on are never told apart: `false`.
+    /// permits may be reclaimed ([`Breaker::reclaim`]). Indices from 128 on are never told apart: `false`.
     pub fn enter(&self, index: usize, generation: u32) -> bool {
         self.header.entered.get(index).is_some_and(|entered| entered.swap(generation, SeqCst) == generation)
-    }
-
-    /// Frees the permits of all breakers that a dead worker of this index held; see [`Breaker::reclaim`].
-    pub fn reclaim(&self, worker: u8) {
-        self.slots::<BreakerSlot>().for_each(|(_, slot)| slot.body.reclaim(worker));
     }
 
     /// Verdicts changed so far: each worker compares with what it saw last.

@@ -2,7 +2,8 @@
 
 use proptest::prelude::*;
 
-use super::super::{Change, Condition, Probe, State, Tally, Thresholds, apply};
+use super::super::verdict::Tally;
+use super::super::{Change, Condition, Probe, State, Thresholds, apply};
 
 fn walk(state: State, probes: &[Probe], fails: u32, passes: u32) -> State {
     probes.iter().fold(state, |state, probe| apply(state, *probe, Thresholds { fails, passes }).0)
@@ -13,13 +14,13 @@ fn zero_is_up_and_never_probed() {
     let state = State::from_bits(0);
     assert_eq!(state, State::default());
     assert_eq!(state.to_bits(), 0);
-    assert_eq!((state.condition(), state.is_probed(), state.last_passed()), (Condition::Up, false, false));
+    assert_eq!((state.condition(), state.tally()), (Condition::Up, Tally::default()));
 }
 
 #[test]
 fn the_first_mandatory_check_decides() {
     use Probe::{Degraded, Fail, Pass};
-    assert!(!State::checking().condition().takes_traffic());
+    assert_eq!(State::checking().condition(), Condition::Checking);
     assert_eq!(walk(State::checking(), &[Pass], 3, 3).condition(), Condition::Up);
     assert_eq!(walk(State::checking(), &[Degraded], 3, 3).condition(), Condition::Degraded);
     assert_eq!(walk(State::checking(), &[Fail], 3, 3).condition(), Condition::Down);

@@ -1,6 +1,7 @@
 //! What a probe sends, and what it refuses to send.
 
-use super::super::{Outcome, Request, RequestError, Target};
+use super::super::request::RequestError;
+use super::super::{Outcome, Request, Target};
 use super::{Peer, made, ok, request};
 
 fn unsent() -> Request {

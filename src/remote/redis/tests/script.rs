@@ -2,7 +2,7 @@
 
 use ::redis::{RedisConnectionInfo, Value, cmd};
 
-use super::{Limit, LinkEvent, Redis, Worker, gcra, rule};
+use super::{Failure, Limit, LinkEvent, Redis, Worker, gcra, rule};
 use crate::policy::limit::Algorithm;
 
 fn admitted(worker: &Worker, tickets: &[u64]) -> usize {
@@ -177,7 +177,7 @@ fn live_logs_in_and_selects() {
     let worker = Worker::new(settings.clone());
     assert!(!worker.one(gcra("k", "1r/h", 0, 1)).admitted, "same database, same key");
     let denied = worker.call(vec![gcra("other", "1r/h", 0, 1)]).unwrap_err();
-    assert!(!denied.may_have_charged() && denied.to_string().contains("NOPERM"), "{denied}");
+    assert!(matches!(denied, Failure::Refused(_)) && denied.to_string().contains("NOPERM"), "{denied}");
     settings.password = super::secret("wrong secret");
     let LinkEvent::Lost { reason, .. } = Worker::new(settings).event() else { panic!("expected to be lost") };
     assert!(reason.contains("WRONGPASS") || reason.contains("uthentication"), "{reason}");

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use super::super::failure::clean;
-use super::super::{Mode, Secret, Server, Settings, SettingsError, Tls};
+use super::super::settings::SettingsError;
+use super::super::{Mode, Secret, Server, Settings, Tls};
 
 fn tcp(host: &str, port: Option<u16>) -> Server {
     Server::Tcp { host: host.to_owned(), port }
