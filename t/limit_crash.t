@@ -50,6 +50,7 @@ is count_of(200, burst(4, [$port], '/flood?k=hot')), 1, 'more keys than room: th
 
 ok $gateway->quit, 'QUIT ends it';
 my $log = $gateway->log;
-is scalar(() = $log =~ /exited on signal 9/g), $kills, 'nobody died but by our hand';
+# A worker that is dead but not yet buried takes a second signal.
+cmp_ok scalar(() = $log =~ /exited on signal 9/g), '<=', $kills, 'nobody died but by our hand';
 unlike $log, qr/exited on signal (?!9)|panic|\[(?:emerg|crit)\]/, 'nothing bad in its log';
 done_testing;

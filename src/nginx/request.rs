@@ -1,5 +1,6 @@
 //! A request as the rest of the glue sees it: pool, context, headers, sleeping and waking.
 
+use core::cell::UnsafeCell;
 use core::ptr::null_mut;
 
 use nginx_sys as sys;
@@ -8,9 +9,10 @@ use super::conf::{LocConf, MainConf};
 use super::module::main_module;
 use super::sys::{ERROR, header_ready, slot};
 
-/// A live request. Borrowed from nginx for one call; never kept.
+/// A live request. Borrowed from nginx for one call; never kept. A cell, because nginx writes to it all the time,
+/// and so do we, through its pointer.
 #[repr(transparent)]
-pub struct Request(sys::ngx_http_request_t);
+pub struct Request(UnsafeCell<sys::ngx_http_request_t>);
 
 impl Request {
     /// # Safety
@@ -22,49 +24,50 @@ impl Request {
 
     /// The C request.
     pub fn as_ptr(&self) -> *mut sys::ngx_http_request_t {
-        core::ptr::from_ref(self).cast_mut().cast()
+        self.0.get()
     }
 
     /// Whether this is the client's request and not a subrequest of it.
     pub fn is_main(&self) -> bool {
-        core::ptr::eq(self.0.main, &raw const self.0)
+        // SAFETY: a live request; see `from_ptr`.
+        unsafe { core::ptr::eq((*self.as_ptr()).main, self.as_ptr()) }
     }
 
     /// The client's request that this one serves; itself, if it is no subrequest.
     pub fn main(&self) -> &Self {
         // SAFETY: a request's main request outlives it.
-        unsafe { Self::from_ptr(self.0.main) }
+        unsafe { Self::from_ptr((*self.as_ptr()).main) }
     }
 
     /// The connection's log, which adds client, server and request to each line.
     pub fn log(&self, level: super::log::Level, message: core::fmt::Arguments<'_>) {
         // SAFETY: a live request has a connection with a log.
-        unsafe { super::log::write(level, (*self.0.connection).log, message) }
+        unsafe { super::log::write(level, (*(*self.as_ptr()).connection).log, message) }
     }
 
     /// Our http-level configuration.
     pub fn main_conf(&self) -> &'static MainConf {
         // SAFETY: nginx gives each request the arrays of its cycle; our slot holds what create_main_conf
         // made, alive as long as the cycle, which outlives its requests.
-        unsafe { &*(*slot(self.0.main_conf, main_module())).cast() }
+        unsafe { &*(*slot((*self.as_ptr()).main_conf, main_module())).cast() }
     }
 
     /// Our location-level configuration.
     pub fn loc_conf(&self) -> &'static LocConf {
         // SAFETY: as in `main_conf`.
-        unsafe { &*(*slot(self.0.loc_conf, main_module())).cast() }
+        unsafe { &*(*slot((*self.as_ptr()).loc_conf, main_module())).cast() }
     }
 
     /// The core's location configuration.
     pub fn core_loc_conf(&self) -> &sys::ngx_http_core_loc_conf_t {
         // SAFETY: as in `main_conf`, for the core module.
-        unsafe { &*(*slot(self.0.loc_conf, &raw const sys::ngx_http_core_module)).cast() }
+        unsafe { &*(*slot((*self.as_ptr()).loc_conf, &raw const sys::ngx_http_core_module)).cast() }
     }
 
     /// Copies bytes into the request's pool.
     pub fn copy(&self, bytes: &[u8]) -> Option<sys::ngx_str_t> {
         // SAFETY: the pool of a live request.
-        unsafe { sys::ngx_str_t::from_bytes(self.0.pool, bytes) }
+        unsafe { sys::ngx_str_t::from_bytes((*self.as_ptr()).pool, bytes) }
     }
 
     /// The context of this very request, if it has one. It survives internal redirects, which clear
@@ -73,15 +76,15 @@ impl Request {
         // SAFETY: our slot holds either NULL or the context `ctx_or_new` put there, which lives in the
         // request's pool; contexts are only handed out as shared references (their fields are cells).
         unsafe {
-            let direct = (*slot(self.0.ctx, main_module())).cast::<super::context::Context>();
+            let direct = (*slot((*self.as_ptr()).ctx, main_module())).cast::<super::context::Context>();
             if !direct.is_null() {
                 return Some(&*direct);
             }
-            if self.0.internal() == 0 && self.0.filter_finalize() == 0 {
+            if (*self.as_ptr()).internal() == 0 && (*self.as_ptr()).filter_finalize() == 0 {
                 return None;
             }
             let found = super::context::find(self)?;
-            *slot(self.0.ctx, main_module()) = core::ptr::from_ref(found).cast_mut().cast();
+            *slot((*self.as_ptr()).ctx, main_module()) = core::ptr::from_ref(found).cast_mut().cast();
             Some(found)
         }
     }
@@ -93,7 +96,7 @@ impl Request {
         }
         let made = super::context::create(self)?;
         // SAFETY: as in `ctx`.
-        unsafe { *slot(self.0.ctx, main_module()) = core::ptr::from_ref(made).cast_mut().cast() };
+        unsafe { *slot((*self.as_ptr()).ctx, main_module()) = core::ptr::from_ref(made).cast_mut().cast() };
         Some(made)
     }
 
@@ -118,7 +121,9 @@ impl Request {
     /// special-response handler makes.
     pub fn has_error_page(&self, status: u32) -> bool {
         let clcf = self.core_loc_conf();
-        if self.0.error_page() != 0 || self.0.uri_changes() == 0 || clcf.error_pages.is_null() {
+        // SAFETY: a live request.
+        let redirected = unsafe { (*self.as_ptr()).error_page() != 0 || (*self.as_ptr()).uri_changes() == 0 };
+        if redirected || clcf.error_pages.is_null() {
             return false;
         }
         // SAFETY: error_pages is an array of ngx_http_err_page_t that the core built.
