@@ -27,6 +27,19 @@ is body_of(get($port, '/')), 'ok', 'requests are served after it';
 ok $gateway->quit, 'QUIT ends it';
 unlike $gateway->log, qr/\[(?:emerg|crit|error)\]|panic|exited on signal (?!9)/, 'nothing bad in its log';
 
+# A refused configuration leaves nothing behind in the master, of which workers are made.
+my $zone    = 'rate_limit_zone one zone=one:1m rate=99r/s burst=99;';
+my $limited = "server { listen 127.0.0.1:$port; location / { rate_limit zone=one nodelay; empty_gif; } }";
+my $third   = gateway(http => "$zone $limited", workers => 1);
+Sluice::Run::write_conf($third->{dir}, http => "$zone upstream u { server 127.0.0.1:1; health_check match=none; } $limited", workers => 1);
+$third->signal('HUP');
+ok wait_until(5, sub { $third->log =~ /unknown match "none"/ }), 'a reload is refused';
+my ($old) = $third->workers;
+kill 'KILL', $old;
+ok wait_until(5, sub { my @now = $third->workers; @now == 1 && $now[0] != $old }), 'a worker killed after that is replaced';
+is header_of(get($port, '/'), 'X-RateLimit-Limit'), 99, 'by one that knows what to do';
+ok $third->quit, 'QUIT ends it';
+
 my $second = gateway(http => $http, workers => 2);
 ok $second->quit('TERM'), 'TERM ends it';
 unlike $second->log, qr/\[(?:emerg|alert|crit|error)\]|panic|exited on signal/, 'nothing bad in its log';

@@ -52,7 +52,7 @@ server {
     location \@tried { proxy_pass http://tried; }
     location /state { return 200 "\$circuit_breaker_state,\$circuit_breaker_retry_after"; }
     location /busy { return 200 busy; }
-    location \@plain { proxy_pass http://plain; }
+    location \@plain { proxy_pass http://plain; add_header X-Took \$upstream_response_time; }
     location = /status { stub_status; }
 }
 server {
@@ -188,6 +188,7 @@ for my $path ('/fallback', '/variable/fallback') {
     my $before = hits();
     my $answer = get($port, $path, method => 'POST', body => 'x' x 100_000);
     is status_of($answer), 200, "$path: the fallback answers";
+    like header_of($answer, 'X-Took'), qr/^0\.000 : /, "$path: the attempt that was not made took no time" if $path =~ /variable/;
     is header_of($answer, 'Retry-After'), undef, "$path: and says nothing of waiting";
     is hits(), $before + 1, "$path: it alone was asked";
 }

@@ -23,6 +23,10 @@ for my $n (0 .. $#cases) {
     $zones .= "rate_limit_zone one zone=o$n:1m rate=$rate;\nlimit_req_zone one zone=c$n:1m rate=$rate;\n";
     $locations .= "location /o$n { rate_limit zone=o$n $how; empty_gif; }\nlocation /c$n { limit_req zone=c$n $how; limit_req_status 429; empty_gif; }\n";
 }
+# The address that realip finds for a location is the one that counts.
+my $ip = 'set_real_ip_from 127.0.0.1; real_ip_header X-From;';
+$zones .= "rate_limit_zone \$remote_addr zone=oip:1m rate=1r/m;\nlimit_req_zone \$remote_addr zone=cip:1m rate=1r/m;\n";
+$locations .= "location /oip { $ip rate_limit zone=oip; empty_gif; }\nlocation /cip { $ip limit_req zone=cip; limit_req_status 429; empty_gif; }\n";
 # The clock must move during a burst for neither; 21 at once are told apart by the core in milliseconds.
 my $gateway = gateway(http => "$zones server { listen 127.0.0.1:$port; $locations }", workers => 1);
 
@@ -44,5 +48,9 @@ for my $n (0 .. $#cases) {
     cmp_ok $worst, '<', 0.045, "$name: as long delayed";
 }
 is count_of(429, run('/o0', 1, 0)), 0, 'the bucket drains';
+for my $path ('/oip', '/cip') {
+    my @codes = map { status_of(get($port, $path, 'X-From' => "192.0.2.$_")) } 1, 2, 1;
+    is_deeply \@codes, [ 200, 200, 429 ], "$path: by the address that realip found";
+}
 ok $gateway->quit, 'QUIT ends it';
 done_testing;

@@ -1,7 +1,8 @@
 //! The three nginx modules in this file, their tables, and the hooks of a process's life.
 //!
 //! Position decides: the early module stands before the upstream module and owns directives that must be seen
-//! first; the filter module's place decides when its header filter runs; the main module has the rest.
+//! first; the main module stands before realip, so that limits know the client's address; the filter module's place
+//! decides when its header filter runs.
 
 use core::ffi::{c_char, c_void};
 #[cfg(not(test))]
@@ -41,11 +42,19 @@ pub static ngx_module_names: Table<4> = Table([
     null(),
 ]);
 
-/// The early module goes before the core's upstream module; the others, not named here, go last.
+/// The early module goes before the core's upstream module. The main module goes before realip, whose handler in
+/// our phase then runs first, as phases run their handlers from last to first: limits see the client's address. It
+/// stands before all filters too: when our postconfiguration refuses a reload, the master's chain of filters is still
+/// the running cycle's, and a worker it has to replace gets that. The filter module, not named here, goes last.
 #[cfg(not(test))]
 #[unsafe(no_mangle)]
-pub static ngx_module_order: Table<3> =
-    Table([c"ngx_http_sluice_early_module".as_ptr(), c"ngx_http_upstream_module".as_ptr(), null()]);
+pub static ngx_module_order: Table<5> = Table([
+    c"ngx_http_sluice_early_module".as_ptr(),
+    c"ngx_http_sluice_module".as_ptr(),
+    c"ngx_http_realip_module".as_ptr(),
+    c"ngx_http_upstream_module".as_ptr(),
+    null(),
+]);
 
 const NO_HOOKS: sys::ngx_http_module_t = sys::ngx_http_module_t {
     preconfiguration: None,

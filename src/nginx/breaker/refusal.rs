@@ -40,6 +40,7 @@ pub unsafe fn late(peer: &Peer, pc: *mut sys::ngx_peer_connection_t, retry_after
         if let Some(finalize) = peer.finalize {
             finalize(r, refusal.status as sys::ngx_int_t);
         }
+        end_attempt(u);
         free_cache(r);
         stop_timers(r);
         (*r).read_event_handler = Some(sys::ngx_http_block_reading);
@@ -62,6 +63,14 @@ fn refusal(request: &Request, gate: &Gate, retry_after: Millis) -> Refusal {
     );
     let status = request.loc_conf().breaker.status();
     Refusal { cause: Cause::Unavailable, status, retry_after: gate.patience(retry_after) }
+}
+
+/// The attempt that is not going to be made has taken no time: without this, it would run for ever.
+unsafe fn end_attempt(u: *mut sys::ngx_http_upstream_t) {
+    // SAFETY: the caller vouches for `u`; the core has made a state for the attempt it asks a peer for.
+    if let Some(state) = unsafe { (*u).state.as_mut() } {
+        state.response_time = 0;
+    }
 }
 
 /// As the core does before it sends a special response; our own body takes another way.

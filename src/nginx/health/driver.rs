@@ -270,8 +270,10 @@ impl Slot {
             Outcome::Unknown(reason) => {
                 if !core::mem::replace(&mut self.stuck, true) {
                     let (server, group) = (&subject.member.server.name, &subject.group.name);
-                    let what = format_args!("cannot check server {server}: {reason}, upstream \"{group}\"");
-                    log::cycle(Level::Error, what);
+                    log::cycle(
+                        Level::Error,
+                        format_args!("cannot check server {server}: {reason}, upstream \"{group}\""),
+                    );
                 }
                 subject.record.shared.abandon(flight.lease, next);
                 return None;
@@ -295,16 +297,22 @@ fn announce(subject: &Subject<'_>, change: Change, reason: &str) {
     let (server, group) = (&subject.member.server.name, &subject.group.name);
     match change.to {
         Condition::Up => {
-            let text = format_args!("upstream server {server} is healthy, upstream \"{group}\"");
-            log::cycle(Level::Notice, text);
+            log::cycle(
+                Level::Notice,
+                format_args!("upstream server {server} is healthy, upstream \"{group}\""),
+            );
         }
         Condition::Degraded => {
-            let text = format_args!("upstream server {server} is degraded: {reason}, upstream \"{group}\"");
-            log::cycle(Level::Notice, text);
+            log::cycle(
+                Level::Notice,
+                format_args!("upstream server {server} is degraded: {reason}, upstream \"{group}\""),
+            );
         }
         Condition::Down | Condition::Checking => {
-            let text = format_args!("upstream server {server} is unhealthy: {reason}, upstream \"{group}\"");
-            log::cycle(Level::Warn, text);
+            log::cycle(
+                Level::Warn,
+                format_args!("upstream server {server} is unhealthy: {reason}, upstream \"{group}\""),
+            );
         }
     }
 }

@@ -85,9 +85,10 @@ pub fn adopt(main: &'static MainConf, group: &Group, store: &Store, generation: 
     };
     if peers::may_grow(group.upstream) {
         let name = &group.name;
-        let text =
-            format_args!("servers that DNS adds to upstream \"{name}\" are checked from the next reload on");
-        log::cycle(Level::Warn, text);
+        log::cycle(
+            Level::Warn,
+            format_args!("servers that DNS adds to upstream \"{name}\" are checked from the next reload on"),
+        );
     }
     let mut seen = HashMap::new();
     let mut members = Vec::with_capacity(servers.len());
