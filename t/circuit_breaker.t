@@ -19,7 +19,7 @@ sub upstream {
 # http($rule): groups of one name and one location each; the backend answers what ?s= says, and /slow over a second.
 sub http {
     my $rule   = shift;
-    my $groups = join '', map { upstream($_, $rule . ';') } qw(static variable page fallback cached kept two lease sub half tried);
+    my $groups = join '', map { upstream($_, $rule . ';') } qw(static variable page fallback cached kept two lease sub half tried mirrored);
     my $more   = upstream('rate', 'circuit_breaker failures=0 failure_rate=50 min_calls=4 window=10s open=20s;')
         . upstream('row', 'circuit_breaker failures=0 consecutive=3 open=20s;')
         . upstream('dry', "$rule dry_run;")
@@ -50,6 +50,8 @@ server {
     location /sub { proxy_pass http://sub; }
     location /tried { try_files /none \@tried; }
     location \@tried { proxy_pass http://tried; }
+    location /mirrored { mirror /copy; proxy_pass http://mirrored; }
+    location /copy { internal; proxy_pass http://127.0.0.1:$back/copy?s=200; }
     location /state { return 200 "\$circuit_breaker_state,\$circuit_breaker_retry_after"; }
     location /busy { return 200 busy; }
     location \@plain { proxy_pass http://plain; add_header X-Took \$upstream_response_time; }
@@ -235,6 +237,14 @@ is_deeply codes('/dry?s=502', 8), [ (502) x 8 ], 'dry_run: all pass';
 like $gateway->log, qr/"dry" would be open for 1 s: 5 failures.*, dry run/, 'dry_run: but it is logged';
 is_deeply codes('/slow', 3), [ 200, 200, 200 ], 'slow_rate: nothing is slow';
 is body_of(get($port, '/state')), ',', 'variables are empty where no upstream is named';
+
+# What is refused is not mirrored.
+{
+    is_deeply [ @{ trip('/mirrored') }, @{ codes('/mirrored', 3) } ], [ (502) x 5, (503) x 3 ], 'with a mirror: open';
+    hits();
+    open my $log, '<', "$gateway->{dir}/logs/backend.log";
+    is scalar(grep {m{/copy}} <$log>), 5, 'with a mirror: only what was sent was mirrored';
+}
 
 # A large upload while it is open: refused before it is read.
 {

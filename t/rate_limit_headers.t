@@ -107,3 +107,18 @@ __DATA__
 [200, 200, 429, 429]
 --- response_headers eval
 ['X-RateLimit-Limit: ', 'X-RateLimit-Limit: ', "RateLimit-Policy: \"win\";q=2;w=3600\nX-RateLimit-Limit: ", "RateLimit-Policy: \nX-RateLimit-Limit: "]
+
+
+=== TEST 7: behind another gateway, ours take the place of its headers
+--- http_config
+    rate_limit_zone outer zone=outer:1m rate=100r/m burst=9;
+    rate_limit_zone inner zone=inner:1m rate=77r/m burst=5;
+--- config
+    location /outer { rate_limit zone=outer nodelay; proxy_pass http://127.0.0.1:$TEST_NGINX_SERVER_PORT/inner; }
+    location /inner { rate_limit zone=inner nodelay; empty_gif; }
+--- request
+GET /outer
+--- response_headers
+X-RateLimit-Limit: 100
+X-RateLimit-Remaining: 9
+--- raw_response_headers_unlike: (?i)RateLimit-Limit: 77

@@ -1,8 +1,8 @@
 //! The three nginx modules in this file, their tables, and the hooks of a process's life.
 //!
 //! Position decides: the early module stands before the upstream module and owns directives that must be seen
-//! first; the main module stands before realip, so that limits know the client's address; the filter module's place
-//! decides when its header filter runs.
+//! first; the main module's place decides which handlers of a phase run before and after ours; the filter module's,
+//! when its header filter runs.
 
 use core::ffi::{c_char, c_void};
 #[cfg(not(test))]
@@ -42,17 +42,23 @@ pub static ngx_module_names: Table<4> = Table([
     null(),
 ]);
 
-/// The early module goes before the core's upstream module. The main module goes before realip, whose handler in
-/// our phase then runs first, as phases run their handlers from last to first: limits see the client's address. It
-/// stands before all filters too: when our postconfiguration refuses a reload, the master's chain of filters is still
-/// the running cycle's, and a worker it has to replace gets that. The filter module, not named here, goes last.
+/// nginx puts each of our modules before all that are named after it here, as far as they are compiled in; what is
+/// not named goes last. Phases run their handlers from the last module to the first.
+///
+/// - The early module goes before those whose directives it wants to see first.
+/// - The main module goes between mirror and try_files: a file that is there is served whatever the breaker says,
+///   and what is refused is neither mirrored nor read. So it goes before realip, whose handler therefore runs before
+///   ours: limits see the client's address. And it goes before all filters: when our postconfiguration refuses a
+///   reload, the master's chain of filters is still the running cycle's, and a worker it has to replace gets that.
 #[cfg(not(test))]
 #[unsafe(no_mangle)]
-pub static ngx_module_order: Table<5> = Table([
+pub static ngx_module_order: Table<7> = Table([
     c"ngx_http_sluice_early_module".as_ptr(),
-    c"ngx_http_sluice_module".as_ptr(),
-    c"ngx_http_realip_module".as_ptr(),
     c"ngx_http_upstream_module".as_ptr(),
+    c"ngx_http_sluice_module".as_ptr(),
+    c"ngx_http_try_files_module".as_ptr(),
+    c"ngx_http_realip_module".as_ptr(),
+    c"ngx_http_write_filter_module".as_ptr(),
     null(),
 ]);
 

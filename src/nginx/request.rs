@@ -100,9 +100,11 @@ impl Request {
         Some(made)
     }
 
-    /// Adds a response header. `name` must be a static string; the value is copied. False when memory is short.
-    pub fn add_header(&self, name: &'static str, value: &str) -> bool {
+    /// Sets a response header, in place of what an upstream said of the same name: the client is told of one limit,
+    /// ours, not of two. The value is copied. False when memory is short.
+    pub fn set_header(&self, name: &'static str, value: &str) -> bool {
         let Some(value) = self.copy(value.as_bytes()) else { return false };
+        self.drop_headers(name);
         // SAFETY: headers_out of a live request; the pushed element is ours to fill.
         unsafe {
             let header = sys::ngx_list_push(&raw mut (*self.as_ptr()).headers_out.headers)
@@ -115,6 +117,23 @@ impl Request {
             header_ready(header);
         }
         true
+    }
+
+    /// Takes all response headers of a name out, as the core does it: their hash is zero.
+    fn drop_headers(&self, name: &str) {
+        // SAFETY: headers_out of a live request: a list of ngx_table_elt_t in parts linked by `next`.
+        unsafe {
+            let mut part = &raw mut (*self.as_ptr()).headers_out.headers.part;
+            while !part.is_null() {
+                for i in 0..(*part).nelts {
+                    let header = (*part).elts.cast::<sys::ngx_table_elt_t>().add(i);
+                    if (*header).key.as_bytes().eq_ignore_ascii_case(name.as_bytes()) {
+                        (*header).hash = 0;
+                    }
+                }
+                part = (*part).next;
+            }
+        }
     }
 
     /// Whether the core would answer `status` with a page of `error_page`: the same test as its own

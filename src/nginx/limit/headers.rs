@@ -13,16 +13,16 @@ pub fn add(request: &Request, verdict: &Verdict) {
     let Some(speaker) = verdict.speaker() else { return };
     let Form { headers, reset: form } = verdict.form;
     if matches!(headers, Headers::On | Headers::All) {
-        request.add_header("X-RateLimit-Limit", &speaker.rule.rate().count.to_string());
-        request.add_header("X-RateLimit-Remaining", &speaker.decision.remaining.to_string());
-        request.add_header("X-RateLimit-Reset", &reset(speaker, form, now().wall).to_string());
+        request.set_header("X-RateLimit-Limit", &speaker.rule.rate().count.to_string());
+        request.set_header("X-RateLimit-Remaining", &speaker.decision.remaining.to_string());
+        request.set_header("X-RateLimit-Reset", &reset(speaker, form, now().wall).to_string());
     }
     if matches!(headers, Headers::Ietf | Headers::All) {
         let zones = &request.main_conf().limits;
         let name = |ruling: &Ruling| zones.get(ruling.zone).map_or("", |zone| zone.name.as_str());
         let policies: Vec<_> = verdict.rulings.iter().map(|r| policy(name(r), &r.rule)).collect();
-        request.add_header("RateLimit-Policy", &policies.join(", "));
-        request.add_header("RateLimit", &current(name(speaker), speaker));
+        request.set_header("RateLimit-Policy", &policies.join(", "));
+        request.set_header("RateLimit", &current(name(speaker), speaker));
     }
 }
 
