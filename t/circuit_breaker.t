@@ -111,7 +111,7 @@ for my $path ('/static', '/variable', '/kept', '/tried') {
     cmp_ok time - $opened, '>=', 0.98, "$path: not before its time";
     is_deeply codes($path, 3), [ (200) x 3 ], "$path: closed again";
 }
-like $gateway->log, qr/\[warn\] .*circuit breaker of upstream "static" is open for 1 s: 5 failures in \d+\.\d+ s, last http_502/, 'log: open';
+like $gateway->log, qr/\[warn\] .*circuit breaker of upstream "static" is open for 1\.0 s: 5 failures in \d+\.\d+ s, last http_502/, 'log: open';
 like $gateway->log, qr/\[notice\] .*circuit breaker of upstream "static" is half-open: time for a test request/, 'log: half-open';
 like $gateway->log, qr/\[notice\] .*circuit breaker of upstream "static" is closed: test request passed/, 'log: closed';
 {
@@ -234,7 +234,7 @@ is_deeply codes('/row', 1), [200], 'consecutive: broken off';
 is_deeply codes('/row?s=502', 4), [ 502, 502, 502, 503 ], 'consecutive: three';
 is_deeply [ @{ codes('/rate', 2) }, @{ codes('/rate?s=502', 3) } ], [ 200, 200, 502, 502, 503 ], 'failure_rate: two of four';
 is_deeply codes('/dry?s=502', 8), [ (502) x 8 ], 'dry_run: all pass';
-like $gateway->log, qr/"dry" would be open for 1 s: 5 failures.*, dry run/, 'dry_run: but it is logged';
+like $gateway->log, qr/"dry" would be open for 1\.0 s: 5 failures.*, dry run/, 'dry_run: but it is logged';
 is_deeply codes('/slow', 3), [ 200, 200, 200 ], 'slow_rate: nothing is slow';
 is body_of(get($port, '/state')), ',', 'variables are empty where no upstream is named';
 

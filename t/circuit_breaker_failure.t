@@ -61,7 +61,7 @@ for (@cases) {
     my ($path, $status, $trips, $what, $name, $kind) = @$_;
     my @seen = map { status_of(get($port, $path)) } 1 .. 3;
     is_deeply \@seen, [ $status, $status, $trips ? 529 : $status ], ($trips ? 'counts: ' : 'does not count: ') . $what;
-    like $gateway->log, qr/upstream "$name" is open for 30 s: 2 failures in \d+\.\d+ s, last $kind\b/, "named $kind" if $trips;
+    like $gateway->log, qr/upstream "$name" is open for 30\.0 s: 2 failures in \d+\.\d+ s, last $kind\b/, "named $kind" if $trips;
 }
 ok $gateway->quit, 'quit';
 unlike $gateway->log, qr/\[(?:emerg|crit)\]|panic|exited on signal/, 'nothing bad in the log';

@@ -2,8 +2,7 @@
 
 use core::fmt;
 
-use crate::policy::Millis;
-use crate::policy::breaker::{Cause, State, Transition};
+use crate::policy::breaker::{Cause, Seconds, State, Transition};
 
 /// One line of the error log.
 pub struct Line<'a> {
@@ -30,20 +29,6 @@ impl fmt::Display for Line<'_> {
     }
 }
 
-/// Milliseconds as seconds, no decimal that says nothing.
-struct Seconds(Millis);
-
-impl fmt::Display for Seconds {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (whole, thousandths) = (self.0 / 1_000, self.0 % 1_000);
-        if thousandths == 0 {
-            return write!(f, "{whole} s");
-        }
-        let decimals = format!("{thousandths:03}");
-        write!(f, "{whole}.{} s", decimals.trim_end_matches('0'))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,7 +46,7 @@ mod tests {
             suppressed: false,
         };
         let line = |dry_run, transition| Line { upstream: "api", dry_run, transition }.to_string();
-        let open = "open for 30 s: 5 failures in 28.0 s, last http_502";
+        let open = "open for 30.0 s: 5 failures in 28.0 s, last http_502";
         assert_eq!(line(false, transition), format!("circuit breaker of upstream \"api\" is {open}"));
         assert_eq!(
             line(true, transition),
@@ -70,11 +55,5 @@ mod tests {
         let cause = Cause::TestsPassed { count: 1 };
         let closed = Transition { from: State::HalfOpen, to: State::Closed, cause, ..transition };
         assert_eq!(line(false, closed), "circuit breaker of upstream \"api\" is closed: test request passed");
-    }
-
-    #[test]
-    fn seconds_have_the_decimals_they_need() {
-        let said = |ms| Seconds(ms).to_string();
-        assert_eq!([said(30_000), said(1_500), said(7), said(0)], ["30 s", "1.5 s", "0.007 s", "0 s"]);
     }
 }

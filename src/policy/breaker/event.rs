@@ -142,7 +142,7 @@ impl fmt::Display for Transition {
 }
 
 /// Milliseconds as seconds: one decimal, three when the first would hide something.
-struct Seconds(Millis);
+pub struct Seconds(pub Millis);
 
 impl fmt::Display for Seconds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

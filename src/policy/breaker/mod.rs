@@ -10,7 +10,7 @@ mod rules;
 mod settings;
 pub mod words;
 
-pub use event::{Cause, Failure, Outcome, Transition};
+pub use event::{Cause, Failure, Outcome, Seconds, Transition};
 pub use rules::{Evidence, Tally, bucket_millis, open_millis, trip};
 pub use settings::{Settings, SettingsError};
 pub use words::{Forced, State};
