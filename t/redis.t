@@ -42,7 +42,7 @@ my $gateway = gateway(main => 'error_log logs/error.log info;', http => "$http s
 for my $name (sort grep { !/^(?:wrong|none|gone|nowhere)$/ } keys %blocks) {
     my @answers = burst(6, [$port], "/$name?k=key");
     is count_of(200, @answers), 3, "$name: 3 of 6";
-    is scalar(grep { $_->{head} =~ /^S: redis/m } @answers), 6, "$name: by Redis";
+    is scalar(grep { $_->{head} =~ /^S: (?:redis|cache)/m } @answers), 6, "$name: by Redis";
 }
 for my $name (qw(wrong none gone nowhere)) {
     my @answers = burst(6, [$port], "/$name?k=key");

@@ -39,7 +39,7 @@ my $gateway = gateway(main => 'error_log logs/error.log info;', http => $http, w
 
 sub said  { my ($what) = @_; return scalar(() = $gateway->log =~ /$what/g) }
 sub by    { my ($what, @answers) = @_; return scalar grep { $_->{head} =~ /^S: $what\r?$/m } @answers }
-sub again { wait_until(10, sub { by('\w+:redis', burst(16, [$port], '/allow?k=' . rand, at_once => 8)) == 16 }) }
+sub again { wait_until(10, sub { by('\w+:(?:redis|cache)', burst(16, [$port], '/allow?k=' . rand, at_once => 8)) == 16 }) }
 ok again(), 'Redis decides';
 
 # What both workers learn of a key: 12 of 20 used.

@@ -7,9 +7,10 @@ use super::super::sys::now;
 use super::super::worker::Worker;
 use super::conf::Form;
 use super::{Limit, OnError, RateSpec, Ruling, Source, Status, Verdict, ZoneConf, Zones};
-use crate::policy::limit::{Decision, KeyHash, Rate, Rule, redis_key};
+use crate::policy::Millis;
+use crate::policy::limit::{Decision, KeyHash, Now, Rate, Rule, redis_key};
 use crate::remote::Job;
-use crate::remote::redis::{Call, Limit as RemoteLimit};
+use crate::remote::redis::{Call, Gate, Limit as RemoteLimit};
 use crate::shared::limit::LimitZone;
 
 /// Most requests one request may count for.
@@ -46,6 +47,8 @@ pub struct Wait {
     pub applied: Vec<Applied>,
     pub parts: Vec<Part>,
     pub outstanding: usize,
+    /// When the question was put: what Redis says of times to come counts from then at the latest.
+    pub asked: Millis,
 }
 
 /// The limits that apply to this request, with their keys.
@@ -124,7 +127,7 @@ pub fn plan(applied: &[Applied], zones: &Zones) -> Vec<Part> {
 /// nothing at once. Returns how many answers are to come, and how long at most.
 pub fn ask(worker: &Worker, wait: &mut Wait, zones: &Zones) -> u64 {
     let mut longest = 0;
-    let Wait { ticket, applied, parts, outstanding } = wait;
+    let Wait { ticket, applied, parts, outstanding, asked: _ } = wait;
     for (number, part) in parts.iter_mut().enumerate() {
         let open = worker.gate(part.link).is_none_or(|gate| !gate.admits());
         let Some(redis) = worker.conf.redis.get(part.link).filter(|_| !open) else {
@@ -196,15 +199,25 @@ fn decide_locally(applied: &[(&Applied, Source)], zones: &Zones) -> (bool, Vec<R
     (true, rulings)
 }
 
-/// Whether an enforced local limit refuses already, so that no Redis needs to be asked. Charges nothing.
-pub fn refused_locally(applied: &[Applied], zones: &Zones) -> Option<Verdict> {
+/// Whether an enforced limit refuses already, so that no Redis needs to be asked. Charges nothing.
+///
+/// For a limit of Redis's this is exact: shared memory never knows of more than Redis does, because what Redis said is
+/// booked as of when it was asked, and nothing but a refund or a reset makes room sooner than that. It holds for gcra,
+/// whose whole state an answer tells; of a window it tells only a sum. While Redis is lost `on_error` decides instead.
+pub fn refused_locally(worker: Option<&Worker>, applied: &[Applied], zones: &Zones) -> Option<Verdict> {
+    let answers = |link| worker.and_then(|worker| worker.gate(link)).is_some_and(Gate::admits);
     let now = now();
     let rulings: Vec<Ruling> = applied
         .iter()
-        .filter(|one| one.enforced && zones.get(one.zone).is_some_and(|zone| zone.redis.is_none()))
+        .filter(|one| one.enforced)
         .filter_map(|one| {
+            let source = match (zones.get(one.zone)?.redis, one.rule) {
+                (None, _) => Source::Local,
+                (Some(link), Rule::Gcra(_)) if answers(link) => Source::Cache,
+                (Some(_), _) => return None,
+            };
             let decision = memory(zones, one.zone)?.peek(&one.key, &one.rule, &now, one.cost);
-            Some(Ruling { zone: one.zone, rule: one.rule, decision, source: Source::Local })
+            Some(Ruling { zone: one.zone, rule: one.rule, decision, source })
         })
         .filter(|ruling| !ruling.decision.admitted)
         .collect();
@@ -230,7 +243,7 @@ pub fn conclude(worker: Option<&Worker>, wait: &Wait, zones: &Zones) -> Verdict 
         .map(|one| (one, Source::Local))
         .collect();
     for part in wait.parts.iter().filter(|part| part.enforced) {
-        gather(part, &wait.applied, zones, &mut outcome, &mut local);
+        gather(part, wait, zones, &mut outcome, &mut local);
     }
     if !outcome.refused && !outcome.denied && !local.is_empty() {
         let (admitted, rulings) = decide_locally(&local, zones);
@@ -271,13 +284,14 @@ impl Part {
 /// One enforced part's answer, or what the zones want done without one.
 fn gather<'a>(
     part: &Part,
-    applied: &'a [Applied],
+    wait: &'a Wait,
     zones: &Zones,
     outcome: &mut Outcome,
     local: &mut Vec<(&'a Applied, Source)>,
 ) {
+    let members = part.members.iter().filter_map(|&m| wait.applied.get(m));
     let Some(Some(decisions)) = &part.answer else {
-        for one in part.members.iter().filter_map(|&m| applied.get(m)) {
+        for one in members {
             match zones.get(one.zone).map(|zone| zone.on_error).unwrap_or_default() {
                 OnError::Local => local.push((one, Source::Fallback)),
                 OnError::Allow => outcome.allowed = true,
@@ -286,11 +300,12 @@ fn gather<'a>(
         }
         return;
     };
-    let now = now();
-    for (one, decision) in part.members.iter().filter_map(|&m| applied.get(m)).zip(decisions) {
-        // Seeds the local fallback: when Redis is lost, nobody starts over with a full bucket.
+    // One millisecond for what Redis rounds up.
+    let then = Now { mono: wait.asked.saturating_sub(1), ..now() };
+    for (one, decision) in members.zip(decisions) {
+        // For the next refusal, and for the local fallback: when Redis is lost, nobody starts with a full bucket.
         if let Some(zone) = memory(zones, one.zone) {
-            zone.observe(&one.key, &one.rule, &now, decision);
+            zone.observe(&one.key, &one.rule, &then, decision);
         }
         outcome.refused |= !decision.admitted;
         outcome.rulings.push(Ruling {

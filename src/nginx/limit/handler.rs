@@ -7,7 +7,7 @@ use super::super::context::Context;
 use super::super::log::Level;
 use super::super::reject::{Cause, Refusal, refuse};
 use super::super::request::Request;
-use super::super::sys::{AGAIN, DECLINED};
+use super::super::sys::{AGAIN, DECLINED, mono};
 use super::super::worker::{self, PART_MASK, Worker};
 use super::decide::{self, Wait};
 use super::{Stage, Status, Verdict};
@@ -51,14 +51,15 @@ fn begin(request: &Request, ctx: &Context) -> sys::ngx_int_t {
         return close(request, ctx, decide::bypassed());
     }
     let parts = decide::plan(&applied, zones);
-    let mut wait = Wait { ticket: 0, applied, parts, outstanding: 0 };
+    let mut wait = Wait { ticket: 0, applied, parts, outstanding: 0, asked: mono() };
     if wait.parts.is_empty() {
         return close(request, ctx, decide::conclude(None, &wait, zones));
     }
-    if let Some(verdict) = decide::refused_locally(&wait.applied, zones) {
+    let worker = worker::current();
+    if let Some(verdict) = decide::refused_locally(worker.as_deref(), &wait.applied, zones) {
         return close(request, ctx, verdict);
     }
-    let Some(worker) = worker::current() else { return answer(request, ctx, wait) };
+    let Some(worker) = worker else { return answer(request, ctx, wait) };
     wait.ticket = worker.ticket(request);
     let longest = decide::ask(&worker, &mut wait, zones);
     if wait.outstanding == 0 {

@@ -153,6 +153,8 @@ impl Status {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     Local,
+    /// Shared memory knows from Redis's last answers that it would refuse.
+    Cache,
     Redis,
     Fallback,
 }
@@ -161,6 +163,7 @@ impl Source {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Local => "local",
+            Self::Cache => "cache",
             Self::Redis => "redis",
             Self::Fallback => "fallback",
         }
