@@ -57,7 +57,9 @@ SKIP: {
     my $curl = "curl -s --http2-prior-knowledge --max-time 5 -o /dev/null -w '%{http_version} %{http_code}'";
     is `$curl 'http://127.0.0.1:$h2/$_?k=h2'`, '2 200', "HTTP/2: $_ passes" for qw(quick delay shared);
     is `$curl 'http://127.0.0.1:$h2/reject?k=h2'`, '2 429', 'HTTP/2: refused';
-    is `$curl -d body 'http://127.0.0.1:$h2/reject?k=h2'`, '2 429', 'HTTP/2: refused with a body';
+    # nginx resets the stream of a body that nobody reads (NO_ERROR), which this curl now and then takes for an error
+    # though the answer is complete; it does so with `return 429` too.
+    ok wait_until(5, sub { `$curl -d body 'http://127.0.0.1:$h2/reject?k=h2'` eq '2 429' }), 'HTTP/2: refused with a body';
     my $head = `curl -s -i --http2-prior-knowledge --max-time 5 'http://127.0.0.1:$h2/reject?k=h2'`;
     like $head, qr/\r\n\r\n\{"success":false,"error":\{"code":"RATE_LIMIT_EXCEEDED"/, 'HTTP/2: the body';
 }
