@@ -13,7 +13,8 @@ use crate::policy::Millis;
 use crate::policy::limit::{Bucket, Decision, Gcra, LIVE_BUCKETS, Rule};
 
 /// Its text is the contract between the two halves of this file's work; see there.
-static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("limit.lua")));
+const SOURCE: &str = include_str!("limit.lua");
+static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(SOURCE));
 
 /// Calls that one script run decides.
 #[derive(Debug)]
@@ -216,7 +217,8 @@ fn charge(limit: &Limit) -> u64 {
 }
 
 /// Sends a batch and waits for its reply. A script that the server has forgotten (restart, failover, SCRIPT
-/// FLUSH) is loaded again and the batch sent once more: it was not executed.
+/// FLUSH) is loaded again and the batch sent once more, for it was not executed: both in one write, so that whoever
+/// flushes scripts in a loop hardly gets in between.
 pub(super) async fn execute(redis: &mut impl ConnectionLike, batch: &Batch) -> RedisResult<Value> {
     let command = batch.command();
     let mut result = answer(redis, &command).await;
@@ -224,14 +226,24 @@ pub(super) async fn execute(redis: &mut impl ConnectionLike, batch: &Batch) -> R
         if !result.as_ref().is_err_and(is_no_script) {
             break;
         }
-        load(redis).await?;
-        result = answer(redis, &command).await;
+        result = load_and_answer(redis, &command).await;
     }
     result
 }
 
-/// How often one batch has a forgotten script loaded again: whoever flushes scripts may do so in between.
+/// How often one batch has a forgotten script loaded again.
 const RELOADS: usize = 4;
+
+/// The script and the batch in one write.
+async fn load_and_answer(redis: &mut impl ConnectionLike, command: &Cmd) -> RedisResult<Value> {
+    let mut both = ::redis::pipe();
+    both.cmd("SCRIPT").arg("LOAD").arg(SOURCE).add_command(command.clone());
+    let mut answers = redis.req_packed_commands(&both, 1, 1).await?;
+    let last = answers.pop().ok_or_else(|| {
+        RedisError::from((::redis::ErrorKind::UnexpectedReturnType, "no answer in a pipeline"))
+    })?;
+    last.extract_error()
+}
 
 /// Server errors arrive as values.
 async fn answer(redis: &mut impl ConnectionLike, command: &Cmd) -> RedisResult<Value> {
