@@ -98,7 +98,7 @@ my @refused = (
     [ in_redis('mode magic;'),                          'invalid value "magic" of "mode"' ],
     [ in_redis('mode sentinel;'),                       'must have "master" parameter' ],
     [ in_redis('master m;'),                            'outside of sentinel mode' ],
-    [ in_redis('mode cluster;'),                         'not supported yet' ],
+    [ in_redis('mode cluster; database 1;'),            'in cluster mode has no "database" but 0' ],
     [ in_redis('database x;'),                          'invalid value "x" of "database"' ],
     [ in_redis('database -1;'),                         'invalid value "-1" of "database"' ],
     [ in_redis('password_file /no/such/file;'),         'cannot read "/no/such/file"' ],

@@ -59,6 +59,11 @@ impl Batch {
         self.since.elapsed()
     }
 
+    /// The calls again, for whoever sends them elsewhere.
+    pub(super) fn into_calls(self) -> (Instant, Vec<Call>) {
+        (self.since, self.calls)
+    }
+
     pub(super) fn tickets(&self) -> impl Iterator<Item = u64> {
         self.calls.iter().map(|call| call.ticket)
     }
@@ -231,6 +236,58 @@ pub(super) async fn execute(redis: &mut impl ConnectionLike, batch: &Batch) -> R
     result
 }
 
+/// Sends several batches in one write, each as a script call of its own, behind an ASKING where that is set.
+/// Server errors are in the results; an error of the whole leaves all of them unanswered.
+pub(super) async fn execute_all(
+    redis: &mut impl ConnectionLike,
+    batches: &[(&Batch, bool)],
+) -> RedisResult<Vec<RedisResult<Value>>> {
+    let mut results = pipe(redis, batches, false).await?;
+    for _ in 0..RELOADS {
+        let forgotten = |result: &RedisResult<Value>| result.as_ref().is_err_and(is_no_script);
+        let places: Vec<usize> = (0..results.len()).filter(|&i| forgotten(&results[i])).collect();
+        if places.is_empty() {
+            break;
+        }
+        let again: Vec<_> = places.iter().map(|&i| batches[i]).collect();
+        match pipe(redis, &again, true).await {
+            Ok(answers) => places.into_iter().zip(answers).for_each(|(i, answer)| results[i] = answer),
+            Err(error) => places.into_iter().for_each(|i| results[i] = Err(error.clone())),
+        }
+    }
+    Ok(results)
+}
+
+/// One write, with the script before if it is to be loaded; one result for each batch.
+async fn pipe(
+    redis: &mut impl ConnectionLike,
+    batches: &[(&Batch, bool)],
+    load: bool,
+) -> RedisResult<Vec<RedisResult<Value>>> {
+    let mut pipeline = ::redis::Pipeline::with_capacity(batches.len());
+    let first = usize::from(load);
+    if load {
+        pipeline.cmd("SCRIPT").arg("LOAD").arg(SOURCE);
+    }
+    let mut count = 0;
+    for (batch, asking) in batches {
+        if *asking {
+            pipeline.cmd("ASKING");
+        }
+        pipeline.add_command(batch.command());
+        count += 1 + usize::from(*asking);
+    }
+    let mut values = redis.req_packed_commands(&pipeline, first, count).await?.into_iter();
+    let missing = || RedisError::from((::redis::ErrorKind::UnexpectedReturnType, "too few answers"));
+    let answers = batches.iter().map(|(_, asking)| {
+        if *asking {
+            values.next();
+        }
+        values.next().ok_or_else(missing)?.extract_error()
+    });
+    Ok(answers.collect())
+}
+
 /// How often one batch has a forgotten script loaded again.
 const RELOADS: usize = 4;
 
@@ -255,10 +312,15 @@ pub(super) async fn load(redis: &mut impl ConnectionLike) -> RedisResult<()> {
     SCRIPT.load_async(redis).await.map(drop)
 }
 
+/// Name of the key for [`prove`]; in a cluster `tag` decides on its slot.
+pub(super) fn probe_key(prefix: &str, tag: Option<u32>) -> String {
+    tag.map_or_else(|| format!("{prefix}:probe"), |tag| format!("{prefix}:{{{tag}}}:probe"))
+}
+
 /// Decides once on a key of our own, which lives for a millisecond: what fails here would fail every request.
-pub(super) async fn prove(redis: &mut impl ConnectionLike, prefix: &str) -> RedisResult<()> {
+pub(super) async fn prove(redis: &mut impl ConnectionLike, key: &str) -> RedisResult<()> {
     let mut command = Cmd::new();
-    command.arg("EVALSHA").arg(SCRIPT.get_hash()).arg(1).arg(format!("{prefix}:probe"));
+    command.arg("EVALSHA").arg(SCRIPT.get_hash()).arg(1).arg(key);
     // One call of one limit: the first key, gcra, cost 1, one request per millisecond, a burst of a thousand.
     for number in [1, 1, 1, 1, 1, 1, 1000] {
         command.arg(number);

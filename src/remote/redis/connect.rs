@@ -46,25 +46,41 @@ impl Connection {
 /// What was wrong with the last server tried, in one clean line.
 pub(super) async fn connect(settings: &Settings) -> Result<Connection, String> {
     let mut reason = "no server".to_owned();
+    let proof = batch::probe_key(&settings.key_prefix, None);
     let count = if settings.mode == Mode::Standalone { settings.servers.len() } else { 1 };
-    for index in 0..count {
-        let attempt = timeout(settings.connect_timeout, open(settings, index)).await;
-        reason = match attempt {
-            Ok(Ok(connection)) => return Ok(connection),
-            Ok(Err(error)) => describe(&error),
-            Err(_) => "connect timed out".to_owned(),
+    for server in settings.servers.iter().take(count) {
+        reason = match open(settings, server, Some(&proof)).await {
+            Ok(connection) => return Ok(connection),
+            Err(reason) if settings.mode == Mode::Standalone => format!("{server}: {reason}"),
+            Err(reason) => reason,
         };
-        if let (Mode::Standalone, Some(server)) = (&settings.mode, settings.servers.get(index)) {
-            reason = format!("{server}: {reason}");
-        }
     }
     Err(reason)
 }
 
+/// One server, within `connect_timeout`. Decides once on the key `proof`, unless it is none: then the connection
+/// is logged in and has the script, and that is all that is known of it.
+///
+/// # Errors
+/// What was wrong, in one clean line.
+pub(super) async fn open(
+    settings: &Settings,
+    server: &Server,
+    proof: Option<&str>,
+) -> Result<Connection, String> {
+    match timeout(settings.connect_timeout, negotiate(settings, server, proof)).await {
+        Ok(Ok(connection)) => Ok(connection),
+        Ok(Err(error)) => Err(describe(&error)),
+        Err(_) => Err("connect timed out".to_owned()),
+    }
+}
+
 /// One attempt, with the older protocol if this server or user will not have the newer one.
-async fn open(settings: &Settings, index: usize) -> RedisResult<Connection> {
-    match login(settings, index, ProtocolVersion::RESP3).await {
-        Err(error) if speaks_only_resp2(&error) => login(settings, index, ProtocolVersion::RESP2).await,
+async fn negotiate(settings: &Settings, server: &Server, proof: Option<&str>) -> RedisResult<Connection> {
+    match login(settings, server, proof, ProtocolVersion::RESP3).await {
+        Err(error) if speaks_only_resp2(&error) => {
+            login(settings, server, proof, ProtocolVersion::RESP2).await
+        }
         other => other,
     }
 }
@@ -75,8 +91,13 @@ fn speaks_only_resp2(error: &RedisError) -> bool {
 }
 
 /// Connects, loads the script, and decides once.
-async fn login(settings: &Settings, index: usize, protocol: ProtocolVersion) -> RedisResult<Connection> {
-    let client = client(settings, index, protocol).await?;
+async fn login(
+    settings: &Settings,
+    server: &Server,
+    proof: Option<&str>,
+    protocol: ProtocolVersion,
+) -> RedisResult<Connection> {
+    let client = client(settings, server, protocol).await?;
     let (sender, pushes) = unbounded_channel();
     let watched = protocol == ProtocolVersion::RESP3;
     // The deadlines are ours: `connect` bounds the attempt, the link each batch.
@@ -84,24 +105,22 @@ async fn login(settings: &Settings, index: usize, protocol: ProtocolVersion) -> 
     if watched {
         config = config.set_push_sender(sender);
     }
-    if let Some(resolver) = Renamed::of(settings, index) {
+    if let Some(resolver) = Renamed::of(settings, server) {
         config = config.set_dns_resolver(resolver);
     }
     let mut redis = client.get_multiplexed_async_connection_with_config(&config).await?;
     batch::load(&mut redis).await?;
-    batch::prove(&mut redis, &settings.key_prefix).await?;
+    if let Some(key) = proof {
+        batch::prove(&mut redis, key).await?;
+    }
     Ok(Connection { redis, pushes, watched })
 }
 
 /// The client library's idea of where to connect. Asks the sentinels in sentinel mode.
-async fn client(settings: &Settings, index: usize, protocol: ProtocolVersion) -> RedisResult<Client> {
+async fn client(settings: &Settings, server: &Server, protocol: ProtocolVersion) -> RedisResult<Client> {
     if let Mode::Sentinel { master, .. } = &settings.mode {
         return sentinel(settings, master, protocol)?.build()?.async_get_client().await;
     }
-    let server = settings
-        .servers
-        .get(index)
-        .ok_or_else(|| RedisError::from((ErrorKind::InvalidClientConfig, "no such server")))?;
     let mut login = RedisConnectionInfo::default()
         .set_db(i64::from(settings.database))
         .set_protocol(protocol)
@@ -203,9 +222,9 @@ struct Renamed {
 
 impl Renamed {
     /// Some where `tls_name` hides the real host.
-    fn of(settings: &Settings, index: usize) -> Option<Self> {
+    fn of(settings: &Settings, server: &Server) -> Option<Self> {
         settings.tls.as_ref()?.name.as_ref()?;
-        match settings.servers.get(index)? {
+        match server {
             Server::Tcp { host, .. } => Some(Self { host: host.clone() }),
             Server::Unix(_) => None,
         }

@@ -15,22 +15,23 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::batch::{self, Batch};
+use super::cluster::{Members, Shards, gather};
 use super::connect::{Connection, connect};
 use super::failure::{self, Failure};
-use super::{Call, Gate, LinkEvent, Reply, Settings};
+use super::{Call, Gate, LinkEvent, Mode, Reply, Settings};
 use crate::remote::engine::{Done, Outbox};
 
 /// Most calls taken from the queue at once.
-const GULP: usize = 512;
+pub(super) const GULP: usize = 512;
 /// Most limits in one script call; it keeps Redis busy for some 3 ms.
-const BATCH: usize = 512;
+pub(super) const BATCH: usize = 512;
 /// Script calls on their way at once. More would only make smaller batches.
-const FLIGHT: usize = 8;
+pub(super) const FLIGHT: usize = 8;
 /// Least time between two reports of foreign values.
 const QUIET: Duration = Duration::from_secs(60);
 
 /// A call, and when the worker handed it over.
-type Waiting = (Instant, Call);
+pub(super) type Waiting = (Instant, Call);
 
 /// The way to a link.
 pub(in crate::remote) struct Feed(UnboundedSender<Waiting>);
@@ -44,10 +45,10 @@ impl Feed {
 
 /// One Redis as this worker sees it.
 pub(in crate::remote) struct Link {
-    settings: Settings,
-    name: Arc<str>,
-    gate: Arc<Gate>,
-    outbox: Arc<Outbox>,
+    pub(super) settings: Settings,
+    pub(super) name: Arc<str>,
+    pub(super) gate: Arc<Gate>,
+    pub(super) outbox: Arc<Outbox>,
     inbox: tokio::sync::Mutex<UnboundedReceiver<Waiting>>,
     log: Mutex<Log>,
 }
@@ -61,13 +62,19 @@ struct Log {
 }
 
 /// Why serving ended.
-enum End {
+pub(super) enum End {
     /// The worker has closed the queue.
     Closed,
     /// The connection is to be replaced at once.
     Broken(String),
     /// The gate is open: test now and then.
     Opened,
+}
+
+/// What there is to serve with.
+enum Reached {
+    One(Connection),
+    Cluster(Box<Members>),
 }
 
 /// A batch that is back, and what it met.
@@ -77,7 +84,8 @@ struct Landed {
 }
 
 /// Why a batch has no answer.
-enum Trouble {
+#[derive(Clone)]
+pub(super) enum Trouble {
     Error(RedisError),
     /// The connection was given up.
     Cancelled,
@@ -110,7 +118,11 @@ impl Link {
         loop {
             let Some(connection) = self.reach(&mut inbox, end.as_ref()).await else { return };
             let up = Instant::now();
-            match self.serve(connection, &mut inbox).await {
+            let served = match connection {
+                Reached::One(connection) => self.serve(connection, &mut inbox).await,
+                Reached::Cluster(members) => Shards::new(self, *members).serve(&mut inbox).await,
+            };
+            match served {
                 End::Closed => return,
                 End::Opened => self.lost("no answer in time"),
                 // A server that hangs up on whoever has just come in must not be courted in a tight loop.
@@ -129,13 +141,13 @@ impl Link {
 
     /// Tries until there is a connection; none if the queue was closed meanwhile. At the start calls wait
     /// for the first attempt; later nothing waits.
-    async fn reach(&self, inbox: &mut UnboundedReceiver<Waiting>, last: Option<&End>) -> Option<Connection> {
+    async fn reach(&self, inbox: &mut UnboundedReceiver<Waiting>, last: Option<&End>) -> Option<Reached> {
         let mut hold = last.is_none();
         if matches!(last, Some(End::Opened)) {
-            self.refuse_during(inbox, sleep(self.settings.breaker.open), false).await?;
+            self.refuse_during(inbox, sleep(self.pause()), false).await?;
         }
         loop {
-            match self.refuse_during(inbox, connect(&self.settings), hold).await? {
+            match self.refuse_during(inbox, self.attempt(), hold).await? {
                 Ok(connection) => {
                     self.back();
                     return Some(connection);
@@ -146,8 +158,22 @@ impl Link {
                 }
             }
             hold = false;
-            self.refuse_during(inbox, sleep(self.settings.breaker.open), hold).await?;
+            self.refuse_during(inbox, sleep(self.pause()), hold).await?;
         }
+    }
+
+    async fn attempt(&self) -> Result<Reached, String> {
+        match self.settings.mode {
+            Mode::Cluster => gather(&self.settings).await.map(|members| Reached::Cluster(Box::new(members))),
+            _ => connect(&self.settings).await.map(Reached::One),
+        }
+    }
+
+    /// From one test of a lost Redis to the next. A cluster is tested twice as often, so that with the default
+    /// of a second it serves again within one of having repaired itself.
+    fn pause(&self) -> Duration {
+        let open = self.settings.breaker.open;
+        if self.settings.mode == Mode::Cluster { open / 2 } else { open }
     }
 
     /// Waits for `work` and refuses calls that come meanwhile; with `hold` only from when the gate opens.
@@ -212,7 +238,7 @@ impl Link {
     }
 
     /// Longer than this no answer takes; the connection is dead although nobody says so.
-    fn overdue(&self) -> Duration {
+    pub(super) fn overdue(&self) -> Duration {
         self.settings.connect_timeout + self.settings.timeout
     }
 
@@ -280,12 +306,12 @@ impl Link {
         None
     }
 
-    fn answer(&self, ticket: u64, result: Result<Vec<crate::policy::limit::Decision>, Failure>) {
+    pub(super) fn answer(&self, ticket: u64, result: Result<Vec<crate::policy::limit::Decision>, Failure>) {
         self.outbox.put(Done::Limit(Reply { ticket, result }));
     }
 
     /// One failure more; says why if it is the one that opens the gate.
-    fn failed(&self, reason: &str) {
+    pub(super) fn failed(&self, reason: &str) {
         self.gate.failed();
         if !self.gate.admits() {
             self.lost(reason);
@@ -315,7 +341,7 @@ impl Link {
     }
 
     /// Tells about values that are not ours, not more than once a minute.
-    fn report_foreign(&self, values: u64) {
+    pub(super) fn report_foreign(&self, values: u64) {
         let mut log = self.log();
         log.unreported += values;
         if log.unreported > 0 && log.foreign.is_none_or(|at| at.elapsed() >= QUIET) {

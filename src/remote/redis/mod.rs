@@ -5,6 +5,7 @@
 //! [`Gate`] tells the event loop, without a lock, whether a request may wait for it at all.
 
 mod batch;
+mod cluster;
 mod connect;
 mod failure;
 mod gate;
@@ -29,6 +30,9 @@ pub const MAX_LIMITS: usize = 64;
 pub const MAX_COST: i64 = 1_000_000_000;
 
 /// The limits of one request, decided all or nothing: if one refuses, none is charged.
+///
+/// In a cluster that is atomic only where all keys share a slot. For a call over several slots see
+/// [`cluster`](self::cluster).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
     /// Given back in the [`Reply`]; means nothing here.

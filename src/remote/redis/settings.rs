@@ -15,7 +15,8 @@ const SENTINEL_PORT: u16 = 26379;
 pub struct Settings {
     /// NAME of the block, for logs.
     pub name: String,
-    /// One or more. Standalone: tried in this order; sentinel mode: the sentinels.
+    /// One or more. Standalone: tried in this order; sentinel mode: the sentinels; cluster mode: whoever of them
+    /// answers first tells who the others are.
     pub servers: Vec<Server>,
     pub mode: Mode,
     /// Number of the database; cluster mode has only 0.
@@ -49,7 +50,7 @@ pub enum Mode {
 }
 
 /// Address of one server.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Server {
     /// Host name or IP address (IPv6 without brackets); no port stands for the default one.
     Tcp { host: String, port: Option<u16> },
@@ -77,7 +78,7 @@ pub struct Tls {
 pub struct Breaker {
     /// Failures in a row after which no request waits any more; at least 1.
     pub failures: u32,
-    /// Time from one test of a lost Redis to the next.
+    /// Time from one test of a lost Redis to the next. A lost cluster is tested twice as often.
     pub open: Duration,
 }
 
@@ -94,6 +95,8 @@ pub enum SettingsError {
     NoServer(String),
     #[error("redis \"{0}\" in sentinel mode needs \"master\"")]
     NoMaster(String),
+    #[error("redis \"{0}\" in cluster mode has no \"database\" but 0")]
+    Database(String),
     #[error("redis \"{0}\" cannot use a unix socket in this mode or with tls")]
     Socket(String),
     #[error("redis \"{0}\" has \"username\" without \"password\"")]
@@ -163,8 +166,8 @@ impl Settings {
             Mode::Sentinel { .. } if self.tls.as_ref().is_some_and(|tls| tls.name.is_some()) => {
                 return unsupported("\"tls_name\" in sentinel mode");
             }
-            Mode::Sentinel { .. } => {}
-            Mode::Cluster => return unsupported("mode \"cluster\""),
+            Mode::Cluster if self.database != 0 => return Err(SettingsError::Database(name())),
+            Mode::Sentinel { .. } | Mode::Cluster => {}
         }
         let sockets = self.servers.iter().any(|server| matches!(server, Server::Unix(_)));
         if sockets && (self.mode != Mode::Standalone || self.tls.is_some()) {

@@ -1,6 +1,7 @@
 //! Against a real redis-server, started by each test on a socket of its own.
 
 mod bench;
+mod cluster;
 mod faults;
 mod oracle;
 mod reach;

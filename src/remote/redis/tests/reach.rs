@@ -11,11 +11,11 @@ use super::super::settings::{Mode, Tls};
 use super::{LinkEvent, PATIENCE, Redis, Secret, Server, Settings, Worker, gcra};
 
 /// A port that was free a moment ago.
-fn free_port() -> u16 {
+pub(super) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-fn local(port: u16) -> Server {
+pub(super) fn local(port: u16) -> Server {
     Server::Tcp { host: "127.0.0.1".to_owned(), port: Some(port) }
 }
 
@@ -27,7 +27,7 @@ fn on_port(args: &[&str]) -> (Redis, u16) {
 }
 
 /// Asks until the answer is `wanted`.
-fn until_info(redis: &Redis, wanted: &str) {
+pub(super) fn until_info(redis: &Redis, wanted: &str) {
     let until = Instant::now() + PATIENCE;
     loop {
         if redis.ask::<String>(&["INFO"]).is_ok_and(|info| info.contains(wanted)) {

@@ -59,7 +59,8 @@ fn refuses_what_does_not_go_together() {
     assert_eq!(refused(|s| s.servers.clear()), "redis \"main\" has no \"server\"");
     assert!(refused(|s| s.username = Some("u".to_owned())).contains("without \"password\""));
     assert!(refused(|s| s.breaker.failures = 0).contains("above 0"));
-    assert!(refused(|s| s.mode = Mode::Cluster).contains("not supported yet"));
+    assert!(refused(|s| (s.mode, s.database) = (Mode::Cluster, 1)).contains("no \"database\" but 0"));
+    assert_eq!(Settings { mode: Mode::Cluster, ..good.clone() }.validate(), Ok(()));
     let mut other = good.clone();
     sentinel(&mut other, "");
     assert_eq!(other.validate(), Err(SettingsError::NoMaster("main".to_owned())));

@@ -1,0 +1,125 @@
+//! The owners of the slots: reaching them, losing them, and looking for them while any is missing.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::super::connect::Connection;
+use super::super::failure::{Failure, clean};
+use super::super::{LinkEvent, Server};
+use super::node::{Line, Node, State};
+use super::shards::{Chore, Shards};
+use super::slots::SlotMap;
+use super::{dial, read_map, survey};
+use crate::remote::engine::Done;
+
+/// From one look for missing owners to the next.
+const PULSE: Duration = Duration::from_millis(100);
+
+impl Shards<'_> {
+    /// A proven connection. Ours no more if its server has left the cluster meanwhile.
+    pub(super) fn install(&mut self, server: Server, connection: Connection) {
+        let Some(node) = self.nodes.get_mut(&server) else { return };
+        self.lines += 1;
+        let (number, mut guarded, at) = (self.lines, connection, server.clone());
+        let redis = guarded.redis.clone();
+        let guard = self.chores.spawn(async move {
+            guarded.closed().await;
+            Chore::Closed(at, number)
+        });
+        let (cancel, _) = watch::channel(());
+        node.state = State::Up(Line { redis, number, cancel, guard });
+        node.flying = 0;
+        let since = node.lost.take();
+        self.tell_back(&server, since);
+    }
+
+    /// A node is away: what waits for it is refused, the others go on.
+    pub(super) fn drop_line(&mut self, server: &Server) {
+        let Some(node) = self.nodes.get_mut(server) else { return };
+        node.state = State::Down;
+        node.flying = 0;
+        self.search.wanted = true;
+        let queue = std::mem::take(&mut node.queue);
+        queue.into_iter().for_each(|item| self.settle(item.call.ticket, Err(Failure::Unavailable)));
+    }
+
+    /// Whether a slot's owner is not connected.
+    pub(super) fn incomplete(&self) -> bool {
+        let up = |server| self.nodes.get(server).and_then(Node::line).is_some();
+        !self.map.primaries().iter().all(up)
+    }
+
+    /// Asks for the map, and tries the owners that are away.
+    pub(super) fn search(&mut self) {
+        self.search.due = tokio::time::Instant::now() + PULSE.min(self.link.settings.breaker.open);
+        if !self.search.running {
+            self.search.wanted = false;
+            self.search.running = true;
+            self.search.turn += 1;
+            let settings = self.link.settings.clone();
+            let up = || self.nodes.iter().filter_map(|(server, node)| Some((server, node.line()?)));
+            let count = up().count().max(1);
+            let asked = up().nth(self.search.turn % count);
+            let asked = asked.map(|(server, line)| (server.clone(), line.redis.clone()));
+            self.chores.spawn(async move {
+                if let Some((server, mut redis)) = asked
+                    && let Ok(map) = read_map(&mut redis, &server, PULSE.max(settings.timeout)).await
+                {
+                    return Chore::Mapped(Ok(map));
+                }
+                Chore::Mapped(survey(&settings).await)
+            });
+        }
+        for server in self.map.primaries().to_vec() {
+            if self.nodes.get(&server).is_none_or(|node| matches!(node.state, State::Down)) {
+                let hold = !self.nodes.contains_key(&server);
+                self.dial(&server, hold);
+            }
+        }
+    }
+
+    /// Starts to connect to a node, known or not.
+    pub(super) fn dial(&mut self, server: &Server, hold: bool) {
+        let node = self.nodes.entry(server.clone()).or_default();
+        node.state = State::Dialing { hold };
+        let proof = self.map.probe_key(server, &self.link.settings.key_prefix, node.dials);
+        node.dials = node.dials.wrapping_add(1);
+        let (settings, server) = (self.link.settings.clone(), server.clone());
+        self.chores.spawn(async move {
+            let (server, result) = dial(settings, server, proof).await;
+            Chore::Dialed(server, result)
+        });
+    }
+
+    /// A new map: new owners are connected to, servers that own nothing any more are left.
+    pub(super) fn adopt(&mut self, map: SlotMap) {
+        self.map = map;
+        for server in self.map.primaries().to_vec() {
+            if !self.nodes.contains_key(&server) {
+                self.dial(&server, true);
+            }
+        }
+        let map = &self.map;
+        let left: Vec<_> = self.nodes.extract_if(|server, node| node.idle() && !map.owns(server)).collect();
+        left.into_iter().for_each(|(server, node)| self.tell_back(&server, node.lost));
+    }
+
+    /// Tells the operator that one primary is away, once.
+    pub(super) fn tell_lost(&mut self, server: &Server, reason: &str) {
+        let Some(node) = self.nodes.get_mut(server) else { return };
+        if node.lost.is_none() {
+            node.lost = Some(Instant::now());
+            let name = format!("{}/{server}", self.link.name).into();
+            self.link.outbox.put(Done::Link(LinkEvent::Lost { name, reason: clean(reason) }));
+        }
+    }
+
+    /// Tells the operator that it is back, or that its slots have another owner.
+    pub(super) fn tell_back(&self, server: &Server, since: Option<Instant>) {
+        if let Some(since) = since {
+            let name = format!("{}/{server}", self.link.name).into();
+            self.link.outbox.put(Done::Link(LinkEvent::Back { name, after: since.elapsed() }));
+        }
+    }
+}
