@@ -163,29 +163,32 @@ fn memory(zones: &Zones, number: usize) -> Option<&LimitZone> {
     Some(&zones.get(number)?.shm.get()?.0)
 }
 
+/// What shared memory would refuse now. Charges nothing.
+fn refusals<'a>(asked: impl Iterator<Item = (&'a Applied, Source)>, zones: &Zones, now: &Now) -> Vec<Ruling> {
+    asked
+        .filter_map(|(one, source)| {
+            let decision = memory(zones, one.zone)?.peek(&one.key, &one.rule, now, one.cost);
+            Some(Ruling { zone: one.zone, rule: one.rule, decision, source })
+        })
+        .filter(|ruling| !ruling.decision.admitted)
+        .collect()
+}
+
 /// Decides over shared memory, all or nothing. Charges if all admit.
 fn decide_locally(applied: &[(&Applied, Source)], zones: &Zones) -> (bool, Vec<Ruling>) {
     let now = now();
     let mut rulings: Vec<Ruling> = Vec::with_capacity(applied.len());
-    let mut rule = |one: &Applied, source, decision| {
-        rulings.push(Ruling { zone: one.zone, rule: one.rule, decision, source });
-    };
     // One limit alone needs no look before it charges.
     if applied.len() > 1 {
-        let peeked = applied.iter().filter_map(|(one, source)| {
-            let decision = memory(zones, one.zone)?.peek(&one.key, &one.rule, &now, one.cost);
-            Some((*one, *source, decision))
-        });
-        let refused: Vec<_> = peeked.filter(|(_, _, decision)| !decision.admitted).collect();
+        let refused = refusals(applied.iter().copied(), zones, &now);
         if !refused.is_empty() {
-            refused.into_iter().for_each(|(one, source, decision)| rule(one, source, decision));
-            return (false, rulings);
+            return (false, refused);
         }
     }
     for (position, (one, source)) in applied.iter().enumerate() {
         let Some(zone) = memory(zones, one.zone) else { continue };
         let decision = zone.admit(&one.key, &one.rule, &now, one.cost);
-        rule(one, *source, decision);
+        rulings.push(Ruling { zone: one.zone, rule: one.rule, decision, source: *source });
         if !decision.admitted {
             // Another worker was quicker between the look and the charge.
             for (charged, _) in &applied[..position] {
@@ -206,21 +209,14 @@ fn decide_locally(applied: &[(&Applied, Source)], zones: &Zones) -> (bool, Vec<R
 /// whose whole state an answer tells; of a window it tells only a sum. While Redis is lost `on_error` decides instead.
 pub fn refused_locally(worker: Option<&Worker>, applied: &[Applied], zones: &Zones) -> Option<Verdict> {
     let answers = |link| worker.and_then(|worker| worker.gate(link)).is_some_and(Gate::admits);
-    let now = now();
-    let rulings: Vec<Ruling> = applied
-        .iter()
-        .filter(|one| one.enforced)
-        .filter_map(|one| {
-            let source = match (zones.get(one.zone)?.redis, one.rule) {
-                (None, _) => Source::Local,
-                (Some(link), Rule::Gcra(_)) if answers(link) => Source::Cache,
-                (Some(_), _) => return None,
-            };
-            let decision = memory(zones, one.zone)?.peek(&one.key, &one.rule, &now, one.cost);
-            Some(Ruling { zone: one.zone, rule: one.rule, decision, source })
-        })
-        .filter(|ruling| !ruling.decision.admitted)
-        .collect();
+    let known = applied.iter().filter(|one| one.enforced).filter_map(|one| {
+        match (zones.get(one.zone)?.redis, one.rule) {
+            (None, _) => Some((one, Source::Local)),
+            (Some(link), Rule::Gcra(_)) if answers(link) => Some((one, Source::Cache)),
+            (Some(_), _) => None,
+        }
+    });
+    let rulings = refusals(known, zones, &now());
     if rulings.is_empty() { None } else { Some(verdict(Status::Rejected, rulings)) }
 }
 
