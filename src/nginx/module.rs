@@ -253,6 +253,8 @@ unsafe extern "C" fn init_module(cycle: *mut sys::ngx_cycle_t) -> sys::ngx_int_t
         // SAFETY: nginx passes the new cycle, zones and upstreams set up, before any worker of it exists.
         let Some(conf) = (unsafe { conf_of(cycle) }) else { return OK };
         upstream::adopt(conf);
+        // Drawn here, so that all workers have the same.
+        worker::gateway();
         // `master_process off`: a reload makes a new cycle in the process that serves, without init_process.
         if process() == Process::Single && worker::current().is_some() {
             worker::stop();

@@ -9,4 +9,5 @@ pub mod breaker;
 pub mod cell;
 pub mod health;
 pub mod limit;
+pub mod outage;
 pub mod upstream;

@@ -2,7 +2,7 @@
 
 use ::redis::{RedisConnectionInfo, Value, cmd};
 
-use super::{Failure, Limit, LinkEvent, Redis, Worker, gcra, rule};
+use super::{Act, Failure, Limit, LinkEvent, Redis, Worker, charge, gcra, limit, rule};
 use crate::policy::limit::Algorithm;
 
 fn admitted(worker: &Worker, tickets: &[u64]) -> usize {
@@ -56,7 +56,7 @@ fn live_costs_refunds_and_peeks() {
     assert!(!cost(11).admitted);
     for algorithm in [Algorithm::SlidingWindow, Algorithm::FixedWindow] {
         let key = algorithm.name().to_owned();
-        let cost = |cost| worker.one(Limit { key: key.clone(), rule: rule(algorithm, "10r/h", None), cost });
+        let cost = |cost| worker.one(limit(&key, rule(algorithm, "10r/h", None), charge(cost)));
         assert_eq!(cost(7).remaining, 3);
         assert!(!cost(4).admitted);
         cost(-5);
@@ -114,10 +114,8 @@ fn live_foreign_values_are_overwritten_and_reported() {
 }
 
 fn every_kind(key: &str) -> [Limit; 3] {
-    [Algorithm::Gcra, Algorithm::SlidingWindow, Algorithm::FixedWindow].map(|algorithm| Limit {
-        key: format!("{key}:{}", algorithm.name()),
-        rule: rule(algorithm, "1r/h", None),
-        cost: 1,
+    [Algorithm::Gcra, Algorithm::SlidingWindow, Algorithm::FixedWindow].map(|algorithm| {
+        limit(&format!("{key}:{}", algorithm.name()), rule(algorithm, "1r/h", None), Act::take(1))
     })
 }
 
@@ -132,8 +130,7 @@ fn live_states_of_another_configuration_are_cut_down_and_not_forgotten() {
     let mut own = redis.plain();
     let left: i64 = cmd("PTTL").arg("k").query(&mut own).unwrap();
     assert!(left <= 180_000);
-    let sliding =
-        |rate| Limit { key: "w".to_owned(), rule: rule(Algorithm::SlidingWindow, rate, None), cost: 4 };
+    let sliding = |rate| limit("w", rule(Algorithm::SlidingWindow, rate, None), Act::take(4));
     assert_eq!(worker.one(sliding("10r/h")).remaining, 6);
     assert_eq!(worker.one(sliding("10r/m")).remaining, 2);
     assert!(!worker.one(sliding("10r/h")).admitted);
@@ -191,8 +188,7 @@ fn live_a_clock_set_back_locks_nobody_up_for_long() {
     let mut own = redis.plain();
     let (now, _): (u64, u64) = cmd("TIME").query(&mut own).unwrap();
     let mut set = |key: &str, value: String| cmd("SET").arg(key).arg(value).query::<Value>(&mut own).unwrap();
-    let limit =
-        |key: &str, algorithm| Limit { key: key.to_owned(), rule: rule(algorithm, "10r/h", None), cost: 1 };
+    let limit = |key: &str, algorithm| limit(key, rule(algorithm, "10r/h", None), Act::take(1));
     // The next window is another clock's that is a little ahead; a later one is from before the step.
     let window = now / 3600;
     set("next", format!("3600000 {} 10", window + 1));
