@@ -122,7 +122,8 @@ impl<'a> Desk<'a> {
         self.remote(prefix, (one.zone, &one.key, &one.rule), act, learning)
     }
 
-    /// Names a limit to Redis; with `tell`, what this host knows of it too.
+    /// Names a limit to Redis; with `tell`, what this host knows of it too. Of gcra only: what this host knows of a window
+    /// is when it heard of it, which at the window's edge may be more than there is.
     pub fn remote(
         &self,
         prefix: &str,
@@ -131,8 +132,8 @@ impl<'a> Desk<'a> {
         tell: bool,
     ) -> RemoteLimit {
         let name = self.zones.get(zone).map_or("", |zone| zone.name.as_str());
-        let known =
-            if tell { self.memory(zone).map_or(0, |zone| zone.known(key, rule, &self.now)) } else { 0 };
+        let memory = self.memory(zone).filter(|_| tell && matches!(rule, Rule::Gcra(_)));
+        let known = memory.map_or(0, |zone| zone.known(key, rule, &self.now));
         RemoteLimit { key: redis_key(prefix, name, key, rule.algorithm()), rule: *rule, act, known }
     }
 
@@ -224,13 +225,15 @@ impl<'a> Desk<'a> {
         Some(decision)
     }
 
-    /// Redis is to hear of this charge: of its amount in async mode, of where the key stands after a time without
-    /// Redis.
+    /// Redis is to hear of this charge: of its amount, or after a time without Redis of where a gcra key stands.
     fn note(&self, charge: &Charge<'_>) {
         let (Some(worker), one) = (self.worker, charge.one) else { return };
         match (one.mode, charge.source) {
             (Mode::Async(link), _) => worker.ledger.owe(link, one, one.cost),
-            (Mode::Strict(link) | Mode::Lease(link, _), Source::Fallback) => worker.ledger.owe(link, one, 0),
+            (Mode::Strict(link) | Mode::Lease(link, _), Source::Fallback) => {
+                let told = matches!(one.rule, Rule::Gcra(_));
+                worker.ledger.owe(link, one, if told { 0 } else { one.cost });
+            }
             _ => {}
         }
     }

@@ -1,8 +1,8 @@
 //! What Redis is still to hear of: requests that `sync=async` admitted, and keys that were limited here alone while
 //! Redis was lost.
 //!
-//! Amounts are added up and posted ten times a second. Of a time without Redis it is told where each key stands:
-//! that takes the greater of both and so may be told by every host, and twice.
+//! Amounts are added up and posted ten times a second. Of a time without Redis it is told where each gcra key stands:
+//! that takes the greater of both and so may be told by every host, and twice. Of windows it is told amounts.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
