@@ -59,7 +59,7 @@ fn refused(request: &Request, refusal: &Refusal) {
         Cause::Unavailable => status == refusal.status,
     };
     if still {
-        request.set_header("Retry-After", &refusal.retry_seconds().to_string());
+        request.set_number("Retry-After", refusal.retry_seconds());
         request.set_header("Cache-Control", "no-store");
     }
 }

@@ -119,6 +119,22 @@ impl Request {
         true
     }
 
+    /// As [`Request::set_header`], without a detour over the heap.
+    pub fn set_number(&self, name: &'static str, value: u64) -> bool {
+        let mut digits = [0; 20];
+        let mut at = digits.len();
+        let mut rest = value;
+        loop {
+            at -= 1;
+            digits[at] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        core::str::from_utf8(&digits[at..]).is_ok_and(|text| self.set_header(name, text))
+    }
+
     /// Takes all response headers of a name out, as the core does it: their hash is zero.
     fn drop_headers(&self, name: &str) {
         // SAFETY: headers_out of a live request: a list of ngx_table_elt_t in parts linked by `next`.

@@ -3,7 +3,7 @@
 use super::super::log::Level;
 use super::super::request::Request;
 use super::super::sys::now;
-use super::{Limit, RateSpec, Ruling, Source, Sync, ZoneConf, Zones};
+use super::{Few, Limit, RateSpec, Ruling, Source, Sync, ZoneConf, Zones};
 use crate::policy::Millis;
 use crate::policy::limit::{Decision, KeyHash, Rate, Rule};
 
@@ -58,7 +58,7 @@ impl Applied {
 }
 
 /// The limits that apply to this request, with their keys.
-pub fn collect(request: &Request, limits: &[Limit], all_dry: bool) -> Vec<Applied> {
+pub fn collect(request: &Request, limits: &[Limit], all_dry: bool) -> Few<Applied> {
     let zones = &request.main_conf().limits;
     limits.iter().filter_map(|limit| apply(request, zones, limit, all_dry)).collect()
 }

@@ -1,10 +1,12 @@
 //! What Redis is asked about a request, and what becomes of the answers.
 
+use smallvec::smallvec;
+
 use super::super::sys::now;
 use super::super::worker::{NOBODY, Worker};
-use super::Zones;
 use super::applied::Applied;
 use super::desk::Desk;
+use super::{Few, Zones};
 use crate::policy::Millis;
 use crate::remote::Job;
 use crate::remote::redis::{Act, Call, Ruled};
@@ -12,8 +14,8 @@ use crate::remote::redis::{Act, Call, Ruled};
 /// A request between the question and the answers.
 pub struct Wait {
     pub ticket: u64,
-    pub applied: Vec<Applied>,
-    pub parts: Vec<Part>,
+    pub applied: Few<Applied>,
+    pub parts: Few<Part>,
     pub outstanding: usize,
     /// When the question was put: what Redis says of times to come counts from then at the latest.
     pub asked: Millis,
@@ -23,7 +25,7 @@ pub struct Wait {
 pub struct Part {
     pub link: usize,
     /// Positions in `applied`.
-    pub members: Vec<usize>,
+    pub members: Few<usize>,
     pub enforced: bool,
     pub answer: Option<Answer>,
 }
@@ -32,7 +34,7 @@ pub struct Part {
 pub type Answer = Option<Vec<Ruled>>;
 
 impl Wait {
-    pub fn new(applied: Vec<Applied>) -> Self {
+    pub fn new(applied: Few<Applied>) -> Self {
         let parts = plan(&applied);
         Self { ticket: 0, applied, parts, outstanding: 0, asked: now().mono }
     }
@@ -81,13 +83,15 @@ impl Wait {
 }
 
 /// One call for each Redis with enforced limits, and one for each limit that is only tried.
-fn plan(applied: &[Applied]) -> Vec<Part> {
-    let mut parts: Vec<Part> = Vec::new();
+fn plan(applied: &[Applied]) -> Few<Part> {
+    let mut parts: Few<Part> = Few::new();
     for (position, one) in applied.iter().enumerate().filter(|(_, one)| one.decided.is_none()) {
         let Some(link) = one.mode.asks() else { continue };
         match parts.iter_mut().find(|part| part.link == link && part.enforced && one.enforced) {
             Some(part) => part.members.push(position),
-            None => parts.push(Part { link, members: vec![position], enforced: one.enforced, answer: None }),
+            None => {
+                parts.push(Part { link, members: smallvec![position], enforced: one.enforced, answer: None })
+            }
         }
     }
     parts

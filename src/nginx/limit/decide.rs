@@ -4,13 +4,13 @@
 use super::applied::{Applied, Mode};
 use super::ask::{Part, Wait};
 use super::desk::{Charge, Desk};
-use super::{OnError, Ruling, Source, Status, Verdict};
+use super::{Few, OnError, Ruling, Source, Status, Verdict};
 use crate::policy::limit::Decision;
 
 /// What came of the enforced limits.
 #[derive(Default)]
 struct Outcome {
-    rulings: Vec<Ruling>,
+    rulings: Few<Ruling>,
     refused: bool,
     denied: bool,
     allowed: bool,
@@ -22,8 +22,8 @@ pub fn refused_early(desk: &Desk<'_>, applied: &[Applied]) -> Option<Verdict> {
     let known = enforced().filter_map(|one| {
         one.decided.filter(|(decision, _)| !decision.admitted).map(|(decision, by)| one.ruling(decision, by))
     });
-    let charges: Vec<Charge<'_>> = enforced().filter_map(|one| desk.charge(one)).collect();
-    let rulings: Vec<Ruling> = known.chain(desk.refusals(&charges)).collect();
+    let charges: Few<Charge<'_>> = enforced().filter_map(|one| desk.charge(one)).collect();
+    let rulings: Few<Ruling> = known.chain(desk.refusals(&charges)).collect();
     if rulings.is_empty() {
         return None;
     }
@@ -36,7 +36,7 @@ pub fn conclude(desk: &Desk<'_>, wait: &mut Wait) -> Verdict {
     take_in(desk, wait);
     let wait = &*wait;
     let mut outcome = Outcome::default();
-    let mut charges = Vec::new();
+    let mut charges = Few::new();
     for one in wait.applied.iter().filter(|one| one.enforced) {
         decided(desk, one, &mut outcome, &mut charges);
     }
@@ -67,7 +67,7 @@ pub fn conclude(desk: &Desk<'_>, wait: &mut Wait) -> Verdict {
 }
 
 /// An enforced limit that is not Redis's to decide now.
-fn decided<'a>(desk: &Desk<'a>, one: &'a Applied, outcome: &mut Outcome, charges: &mut Vec<Charge<'a>>) {
+fn decided<'a>(desk: &Desk<'a>, one: &'a Applied, outcome: &mut Outcome, charges: &mut Few<Charge<'a>>) {
     if let Some((decision, source)) = one.decided {
         outcome.refused |= !decision.admitted;
         outcome.rulings.push(one.ruling(decision, source));
@@ -107,7 +107,7 @@ fn gather<'a>(
     part: &Part,
     wait: &'a Wait,
     outcome: &mut Outcome,
-    charges: &mut Vec<Charge<'a>>,
+    charges: &mut Few<Charge<'a>>,
 ) {
     let members = part.members.iter().filter_map(|&member| wait.applied.get(member));
     let Some(Some(ruled)) = &part.answer else {
@@ -126,7 +126,7 @@ fn without_redis<'a>(
     one: &'a Applied,
     link: usize,
     outcome: &mut Outcome,
-    charges: &mut Vec<Charge<'a>>,
+    charges: &mut Few<Charge<'a>>,
 ) {
     match desk.on_error(one.zone) {
         OnError::Local => charges.push(desk.fallback(one, link)),

@@ -3,7 +3,7 @@
 use super::super::sys::now;
 use super::super::worker::Worker;
 use super::applied::{Applied, Mode};
-use super::{OnError, Ruling, Source, Zones};
+use super::{Few, OnError, Ruling, Source, Zones};
 use crate::policy::Millis;
 use crate::policy::limit::{Decision, KeyHash, Now, Rule, Share, redis_key};
 use crate::remote::redis::{Act, Gate, Limit as RemoteLimit, Ruled, Unused};
@@ -171,8 +171,8 @@ impl<'a> Desk<'a> {
     }
 
     /// Decides charges over shared memory, all or nothing. Charges if all admit.
-    pub fn decide_locally(&self, charges: &[Charge<'_>]) -> (bool, Vec<Ruling>) {
-        let mut rulings: Vec<Ruling> = Vec::with_capacity(charges.len());
+    pub fn decide_locally(&self, charges: &[Charge<'_>]) -> (bool, Few<Ruling>) {
+        let mut rulings: Few<Ruling> = Few::new();
         // One limit alone needs no look before it charges.
         if charges.len() > 1 {
             let refused = self.refusals(charges);
@@ -194,7 +194,7 @@ impl<'a> Desk<'a> {
     }
 
     /// What shared memory would refuse now. Charges nothing.
-    pub fn refusals(&self, charges: &[Charge<'_>]) -> Vec<Ruling> {
+    pub fn refusals(&self, charges: &[Charge<'_>]) -> Few<Ruling> {
         let looked = charges.iter().filter_map(|charge| {
             let (rule, cost) = (charge.share.rule(), charge.share.cost(charge.one.cost));
             let decision = self.memory(charge.one.zone)?.peek(&charge.one.key, rule, &self.now, cost);

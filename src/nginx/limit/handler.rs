@@ -12,7 +12,7 @@ use super::super::worker::{self, PART_MASK, Worker};
 use super::applied::collect;
 use super::ask::Wait;
 use super::desk::Desk;
-use super::{Stage, Status, Verdict, decide};
+use super::{Few, Stage, Status, Verdict, decide};
 use crate::policy::Millis;
 use crate::remote::redis::Reply;
 
@@ -36,7 +36,7 @@ pub fn handler(request: &Request) -> sys::ngx_int_t {
             ctx.limit.borrow_mut().stage = Stage::Waiting(wait);
             AGAIN
         }
-        Stage::Waiting(wait) => answer(request, ctx, wait),
+        Stage::Waiting(mut wait) => answer(request, ctx, &mut wait),
         Stage::Done => {
             ctx.limit.borrow_mut().stage = Stage::Done;
             DECLINED
@@ -50,7 +50,7 @@ fn begin(request: &Request, ctx: &Context) -> sys::ngx_int_t {
     let zones = &request.main_conf().limits;
     let mut applied = collect(request, &conf.limits, conf.dry_run());
     if applied.is_empty() {
-        return close(request, ctx, Verdict::new(Status::Bypassed, Vec::new()));
+        return close(request, ctx, Verdict::new(Status::Bypassed, Few::new()));
     }
     let worker = worker::current();
     let desk = Desk::new(worker.as_deref(), zones);
@@ -62,24 +62,24 @@ fn begin(request: &Request, ctx: &Context) -> sys::ngx_int_t {
     if let Some(verdict) = decide::refused_early(&desk, &wait.applied) {
         return close(request, ctx, verdict);
     }
-    let Some(worker) = worker.as_ref() else { return answer(request, ctx, wait) };
+    let Some(worker) = worker.as_ref() else { return answer(request, ctx, &mut wait) };
     wait.ticket = worker.ticket(request);
     let longest = wait.ask(worker, zones);
     if wait.outstanding == 0 {
         worker.cancel(wait.ticket);
-        return answer(request, ctx, wait);
+        return answer(request, ctx, &mut wait);
     }
     worker.deadline(wait.ticket, longest);
-    ctx.limit.borrow_mut().stage = Stage::Waiting(wait);
+    ctx.limit.borrow_mut().stage = Stage::Waiting(Box::new(wait));
     request.sleep();
     AGAIN
 }
 
 /// All answers are in, or will not come.
-fn answer(request: &Request, ctx: &Context, mut wait: Wait) -> sys::ngx_int_t {
+fn answer(request: &Request, ctx: &Context, wait: &mut Wait) -> sys::ngx_int_t {
     let worker = worker::current();
     let desk = Desk::new(worker.as_deref(), &request.main_conf().limits);
-    close(request, ctx, decide::conclude(&desk, &mut wait))
+    close(request, ctx, decide::conclude(&desk, wait))
 }
 
 /// Acts on the verdict.

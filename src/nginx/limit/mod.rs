@@ -26,6 +26,9 @@ pub use ledger::Ledger;
 
 use ask::Wait;
 
+/// As many as most locations have limits need no memory of their own.
+pub type Few<T> = smallvec::SmallVec<[T; 1]>;
+
 /// All zones, in the order of the file: a zone's number is its position.
 #[derive(Default)]
 pub struct Zones(pub Vec<ZoneConf>);
@@ -229,7 +232,7 @@ pub struct Ruling {
 pub struct Verdict {
     pub status: Status,
     /// The enforced limits' decisions, for headers; empty when nothing was decided.
-    pub rulings: Vec<Ruling>,
+    pub rulings: Few<Ruling>,
     /// Which ruling speaks for the request: the one that refused, or the one with least left.
     pub speaker: Option<usize>,
     /// As the limited location wants it told, wherever an internal redirect takes the request.
@@ -237,7 +240,7 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    pub fn new(status: Status, rulings: Vec<Ruling>) -> Self {
+    pub fn new(status: Status, rulings: Few<Ruling>) -> Self {
         let speaker = speaker(&rulings);
         Self { status, rulings, speaker, form: conf::Form::default() }
     }
@@ -263,7 +266,7 @@ pub enum Stage {
     #[default]
     New,
     /// Some limits wait for Redis.
-    Waiting(Wait),
+    Waiting(Box<Wait>),
     Done,
 }
 
