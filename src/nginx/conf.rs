@@ -3,7 +3,7 @@
 use nginx_sys as sys;
 
 use super::cf::{Directive, Result, Setter, complain, directive, parse_size, set_once};
-use super::{breaker, health, limit, redis, reject};
+use super::{balance, breaker, health, limit, redis, reject};
 
 /// http level: one per cycle.
 #[derive(Default)]
@@ -31,6 +31,7 @@ pub struct SrvConf {
     /// The number of this upstream among those we look after.
     pub group: super::upstream::GroupNumber,
     pub breaker: breaker::GroupConf,
+    pub balance: balance::GroupConf,
 }
 
 /// location level.

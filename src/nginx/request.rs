@@ -103,8 +103,13 @@ impl Request {
     /// Sets a response header, in place of what an upstream said of the same name: the client is told of one limit,
     /// ours, not of two. The value is copied. False when memory is short.
     pub fn set_header(&self, name: &'static str, value: &str) -> bool {
-        let Some(value) = self.copy(value.as_bytes()) else { return false };
         self.drop_headers(name);
+        self.add_header(name, value)
+    }
+
+    /// Adds a response header. The value is copied. False when memory is short.
+    pub fn add_header(&self, name: &'static str, value: &str) -> bool {
+        let Some(value) = self.copy(value.as_bytes()) else { return false };
         // SAFETY: headers_out of a live request; the pushed element is ours to fill.
         unsafe {
             let header = sys::ngx_list_push(&raw mut (*self.as_ptr()).headers_out.headers)
