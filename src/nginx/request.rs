@@ -124,6 +124,27 @@ impl Request {
         true
     }
 
+    /// The client's headers, in the order they came.
+    pub fn headers_in(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        // SAFETY: headers_in of a live request: a list of ngx_table_elt_t in parts linked by `next`, which does not
+        // change any more once the request is being served.
+        let mut part: *const sys::ngx_list_part_t =
+            unsafe { &raw const (*self.as_ptr()).headers_in.headers.part };
+        let parts = core::iter::from_fn(move || {
+            // SAFETY: as above.
+            let this = unsafe { part.as_ref() }?;
+            part = this.next;
+            Some(this)
+        });
+        parts.flat_map(|part| {
+            (0..part.nelts).map(|at| {
+                // SAFETY: as above; `elts` has `nelts` of them.
+                let header = unsafe { &*part.elts.cast::<sys::ngx_table_elt_t>().add(at) };
+                (header.key.as_bytes(), header.value.as_bytes())
+            })
+        })
+    }
+
     /// Takes all response headers of a name out, as the core does it: their hash is zero.
     fn drop_headers(&self, name: &str) {
         // SAFETY: headers_out of a live request: a list of ngx_table_elt_t in parts linked by `next`.

@@ -217,6 +217,20 @@ pub unsafe fn outdated(data: *const sys::ngx_http_upstream_rr_peer_data_t) -> bo
     }
 }
 
+/// Counts one more request on a peer, for the core's own `free` to count down.
+///
+/// # Safety
+/// `peer` must be a live peer whose list the caller has locked for writing.
+pub unsafe fn hold(peer: *mut sys::ngx_http_upstream_rr_peer_t) {
+    #[cfg(nginx1_27_3)]
+    // SAFETY: the caller vouches for `peer`.
+    unsafe {
+        (*peer).refs += 1;
+    }
+    #[cfg(not(nginx1_27_3))]
+    let _ = peer;
+}
+
 /// Whether the core may change lists of peers while it runs (`resolve` in upstreams).
 pub const PEERS_CHANGE: bool = cfg!(nginx1_27_3);
 

@@ -10,6 +10,7 @@ use super::super::conf::SrvConf;
 use super::super::health::{Role, Server};
 use super::super::module::main_module;
 use super::super::sys::{CONF_ERROR, CONF_OK, CORE_STICKY, server_resolves, slot, upstream_module};
+use super::sticky::Sticky;
 use crate::policy::Millis;
 
 /// Longest slow start: 30 days.
@@ -23,6 +24,7 @@ type Upstream = *mut sys::ngx_http_upstream_srv_conf_t;
 #[derive(Default)]
 pub struct GroupConf {
     lines: Vec<Line>,
+    pub sticky: Option<Sticky>,
     /// The method is `random`, which lets weights grow though it takes no backup servers.
     random: bool,
     pub(super) hooks: Hooks,
@@ -53,7 +55,7 @@ pub struct Line {
 impl GroupConf {
     /// Whether the group's servers need records and its balancer our wrap.
     pub fn is_configured(&self) -> bool {
-        !self.lines.is_empty()
+        !self.lines.is_empty() || self.sticky.is_some()
     }
 
     /// Whether a server of the group warms up.

@@ -14,13 +14,17 @@ use super::super::sys::{BUSY, ERROR, OK, outdated};
 use super::super::upstream::{Group, all, conf_of};
 use super::conf::{GroupConf, block};
 use super::pick::{Masked, Picker};
+use super::sticky;
 
 type Upstream = *mut sys::ngx_http_upstream_srv_conf_t;
 
 /// One request's way to one upstream, in the request's pool. It needs no drop.
 struct Wrap {
+    request: *mut sys::ngx_http_request_t,
     conf: &'static GroupConf,
     picker: Picker<'static>,
+    /// The server that the session is bound to, until it has been tried once; 0: none.
+    bound: Cell<u64>,
     data: *mut c_void,
     get: sys::ngx_event_get_peer_pt,
     free: sys::ngx_event_free_peer_pt,
@@ -126,13 +130,14 @@ unsafe extern "C" fn init_peer(r: *mut sys::ngx_http_request_t, us: Upstream) ->
 
 /// Puts ourselves around what the method has just set up for `request`, if there is anything to do.
 fn wrap(request: &Request, group: &'static Group, conf: &'static GroupConf) {
-    if !conf.ramps() {
+    if !conf.ramps() && conf.sticky.is_none() {
         return;
     }
     let r = request.as_ptr();
     // SAFETY: inside peer.init the request has an upstream, whose callbacks the method has set.
     let pc = unsafe { &raw mut (*(*r).upstream).peer };
     let Some(picker) = picker(request, group, pc) else { return };
+    let bound = conf.sticky.as_ref().map_or(0, |sticky| sticky::bound(request, sticky));
     // SAFETY: the pool's memory is aligned for any type and lives as long as the request, so no longer than `'static`
     // is used; `pc` as above.
     unsafe {
@@ -141,8 +146,10 @@ fn wrap(request: &Request, group: &'static Group, conf: &'static GroupConf) {
             return;
         }
         place.write(Wrap {
+            request: r,
             conf,
             picker,
+            bound: Cell::new(bound),
             data: (*pc).data,
             get: (*pc).get,
             free: (*pc).free,
@@ -191,12 +198,16 @@ fn picker(
 }
 
 impl Wrap {
-    /// Before the balancer is asked. Who stands back.
-    unsafe fn before(&self) -> Option<Masked> {
+    /// Before the balancer is asked. `Err`: a server has been taken; `Ok`: who stands back.
+    unsafe fn before(&self, pc: *mut sys::ngx_peer_connection_t) -> Result<Option<Masked>, ()> {
         // SAFETY: the caller passes what nginx passed to `get`.
         unsafe {
             self.picker.remember();
-            if self.conf.ramps() { self.picker.mask() } else { None }
+            let bound = self.bound.take();
+            if bound != 0 && self.picker.bound(pc, bound) {
+                return Err(());
+            }
+            Ok(if self.conf.ramps() { self.picker.mask() } else { None })
         }
     }
 
@@ -219,6 +230,11 @@ impl Wrap {
             if let Some(masked) = masked {
                 self.picker.spend(masked);
             }
+            if let Some(sticky) = &self.conf.sticky
+                && let Some(member) = self.picker.current()
+            {
+                sticky::chosen(Request::from_ptr(self.request), sticky, &member.tuning);
+            }
         }
     }
 }
@@ -234,8 +250,9 @@ unsafe extern "C" fn get(pc: *mut sys::ngx_peer_connection_t, data: *mut c_void)
     unsafe {
         let wrap = found(data);
         let ask = || wrap.get.map_or(ERROR, |get| get(pc, wrap.data));
-        let masked = entry!("slow start", None, { wrap.before() });
-        let mut rc = ask();
+        let before = entry!("balancing", Ok(None), { wrap.before(pc) });
+        let mut rc = if before.is_ok() { ask() } else { OK };
+        let masked = before.ok().flatten();
         if let Some(masked) = masked
             && entry!("slow start", false, { wrap.relent(masked, rc) })
         {
@@ -251,6 +268,12 @@ unsafe extern "C" fn get(pc: *mut sys::ngx_peer_connection_t, data: *mut c_void)
 unsafe extern "C" fn free(pc: *mut sys::ngx_peer_connection_t, data: *mut c_void, state: sys::ngx_uint_t) {
     // SAFETY: nginx passes what `wrap` set.
     let wrap = unsafe { found(data) };
+    if let Some(sticky) = &wrap.conf.sticky {
+        entry!("a sticky session", (), {
+            // SAFETY: nginx frees a peer of a live request.
+            sticky::done(unsafe { Request::from_ptr(wrap.request) }, sticky, state == 0);
+        });
+    }
     // SAFETY: as in `get`.
     unsafe {
         if let Some(free) = wrap.free {

@@ -1,4 +1,4 @@
-//! Balancing beside the balancer: slow start and draining.
+//! Balancing beside the balancer: slow start, draining, sticky sessions, degraded servers as the last choice.
 //!
 //! The balancer stays the group's own. A thin wrap around it ([`inner`], inside `keepalive`) keeps a server that warms
 //! up out of some of its picks, takes the server a session is bound to, and when the balancer finds none, one that is
@@ -7,6 +7,7 @@
 pub mod conf;
 pub mod inner;
 mod pick;
+pub mod sticky;
 
 use super::health::Server;
 use crate::policy::Millis;

@@ -7,8 +7,8 @@ use core::cell::Cell;
 
 use nginx_sys as sys;
 
-use super::super::health::{Member, Peers, Role, each};
-use super::super::sys::{PeersLock, now, outdated};
+use super::super::health::{DRAINING, Member, Peers, Role, each};
+use super::super::sys::{PeersLock, hold, now, outdated};
 use crate::policy::Millis;
 use crate::policy::balance::{FULL, earned, share};
 
@@ -200,6 +200,80 @@ impl<'c> Picker<'c> {
             });
         }
         found
+    }
+
+    /// Takes the server that a session is bound to, if it can have another request. One of several with the same
+    /// route: that with the fewest connections. A backup server only while no primary one can be chosen.
+    pub unsafe fn bound(&self, pc: *mut sys::ngx_peer_connection_t, hash: u64) -> bool {
+        // SAFETY: the caller vouches for `data` and passes the connection that `get` is about.
+        unsafe {
+            loop {
+                let is = |member: &Member, down| member.tuning.hash == hash && down & !DRAINING == 0;
+                if outdated(self.data) {
+                    return false;
+                }
+                let (taken, others) = self.take(pc, is);
+                if taken || others || !self.turn_to_backups() {
+                    return taken;
+                }
+            }
+        }
+    }
+
+    /// Takes the peer with the fewest connections for its weight of those that are acceptable. Whether there was one,
+    /// and whether the balancer could choose any.
+    unsafe fn take(
+        &self,
+        pc: *mut sys::ngx_peer_connection_t,
+        accept: impl Fn(&Member, usize) -> bool,
+    ) -> (bool, bool) {
+        let moment = Moment::now();
+        let mut best: Option<(Peer, usize)> = None;
+        let mut others = false;
+        // SAFETY: the caller vouches for `data`; under the list's lock its peers stay.
+        unsafe {
+            let list = (*self.data).peers;
+            let _lock = PeersLock::write(list);
+            each(list, self.role(list), self.members, |peer, at, member| {
+                others |= self.may_take(peer, at, moment);
+                let right = member.is_some_and(|member| accept(member, (*peer).down));
+                if right && self.is_free(peer, at, moment) {
+                    let load =
+                        |peer: Peer, by: Peer| (*peer).conns as u128 * (*by).weight.unsigned_abs() as u128;
+                    if best.is_none_or(|(best, _)| load(peer, best) < load(best, peer)) {
+                        best = Some((peer, at));
+                    }
+                }
+            });
+            if let Some((peer, at)) = best {
+                self.occupy(pc, (peer, at), moment);
+            }
+        }
+        (best.is_some(), others)
+    }
+
+    /// Chooses a peer as the core's balancers do.
+    unsafe fn occupy(&self, pc: *mut sys::ngx_peer_connection_t, (peer, at): (Peer, usize), moment: Moment) {
+        // SAFETY: the caller holds the lock of the peer's list and passes the connection that `get` is about; `at` is
+        // within `tried` (`is_free`).
+        unsafe {
+            (*pc).set_cached(0);
+            (*pc).connection = core::ptr::null_mut();
+            (*pc).sockaddr = (*peer).sockaddr;
+            (*pc).socklen = (*peer).socklen;
+            (*pc).name = &raw mut (*peer).name;
+            (*self.data).current = peer;
+            *(*self.data).tried.add(at / BITS) |= 1 << (at % BITS);
+            (*peer).conns += 1;
+            hold(peer);
+            if (*peer).down & DRAINING != 0 {
+                // The core gave it no try, and takes one when the attempt is over.
+                (*pc).tries += 1;
+            }
+            if moment.seconds - (*peer).checked > (*peer).fail_timeout {
+                (*peer).checked = moment.seconds;
+            }
+        }
     }
 
     /// Goes on with the backup servers, as the core does when no primary one is left.
