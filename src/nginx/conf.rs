@@ -67,7 +67,7 @@ const BLOCK: u32 = sys::NGX_CONF_BLOCK;
 const NONE: u32 = sys::NGX_CONF_NOARGS;
 
 /// Every directive of the module.
-pub static mut COMMANDS: [sys::ngx_command_t; 27] = [
+pub static mut COMMANDS: [sys::ngx_command_t; 28] = [
     directive(c"sluice_zone", H | ONE, &Setter::Main(sluice_zone)),
     // Redis
     directive(c"redis", H | BLOCK | ONE, &Setter::Block(redis::block)),
@@ -98,6 +98,7 @@ pub static mut COMMANDS: [sys::ngx_command_t; 27] = [
     directive(c"circuit_breaker_failure", U | L | SOME, &Setter::Server(breaker::conf::failure)),
     directive(c"circuit_breaker_status", H | S | L | ONE, &Setter::Location(breaker::conf::status)),
     // Balancing
+    directive(c"panic_threshold", U | SOME, &Setter::Server(balance::conf::panic_threshold)),
     // The core's own, where it has one: then the table ends here.
     if CORE_STICKY {
         sys::ngx_command_t::empty()

@@ -1,17 +1,18 @@
-//! What `server` lines say beyond what the core knows.
+//! What `server` lines say beyond what the core knows, and `panic_threshold`.
 
 use core::cell::Cell;
 use core::ffi::c_char;
 
 use nginx_sys as sys;
 
-use super::super::cf::{ConfError, Directive, Param, Place, Result, complain, complain_at};
+use super::super::cf::{ConfError, Directive, Param, Place, Result, complain, complain_at, set_once};
 use super::super::conf::SrvConf;
 use super::super::health::{Role, Server};
 use super::super::module::main_module;
 use super::super::sys::{CONF_ERROR, CONF_OK, CORE_STICKY, server_resolves, slot, upstream_module};
 use super::sticky::Sticky;
 use crate::policy::Millis;
+use crate::policy::balance::{Mode, Panic};
 
 /// Longest slow start: 30 days.
 const MAX_TIME: Millis = 30 * 24 * 60 * 60 * 1000;
@@ -25,6 +26,7 @@ type Upstream = *mut sys::ngx_http_upstream_srv_conf_t;
 pub struct GroupConf {
     lines: Vec<Line>,
     pub sticky: Option<Sticky>,
+    pub panic: Option<Panic>,
     /// The method is `random`, which lets weights grow though it takes no backup servers.
     random: bool,
     pub(super) hooks: Hooks,
@@ -55,7 +57,7 @@ pub struct Line {
 impl GroupConf {
     /// Whether the group's servers need records and its balancer our wrap.
     pub fn is_configured(&self) -> bool {
-        !self.lines.is_empty() || self.sticky.is_some()
+        !self.lines.is_empty() || self.sticky.is_some() || self.panic.is_some()
     }
 
     /// Whether a server of the group warms up.
@@ -204,4 +206,23 @@ fn take(directive: &Directive) -> Result<(Line, Vec<usize>)> {
 pub unsafe fn random(cf: *mut sys::ngx_conf_t) {
     // SAFETY: the caller vouches for `cf`.
     unsafe { block(cf).0.random = true };
+}
+
+/// `panic_threshold PERCENT [mode=all|none]`
+pub fn panic_threshold(directive: &Directive, conf: &mut SrvConf) -> Result {
+    let text = directive.arg();
+    let threshold = text.strip_suffix('%').unwrap_or(text).parse().ok().filter(|percent| *percent <= 100);
+    let Some(threshold) = threshold else {
+        return Err(ConfError::invalid("panic_threshold", text, "a percentage from 0% to 100%"));
+    };
+    let mut mode = Mode::All;
+    for param in directive.params(1)? {
+        mode = match (param.name, param.value()) {
+            ("mode", Ok("all")) => Mode::All,
+            ("mode", Ok("none")) => Mode::None,
+            ("mode", _) => return Err(param.invalid("\"all\" or \"none\"")),
+            _ => return Err(param.unknown()),
+        };
+    }
+    set_once(&mut conf.balance.panic, Panic { threshold, mode })
 }

@@ -22,6 +22,7 @@ type Upstream = *mut sys::ngx_http_upstream_srv_conf_t;
 struct Wrap {
     request: *mut sys::ngx_http_request_t,
     conf: &'static GroupConf,
+    group: &'static Group,
     picker: Picker<'static>,
     /// The server that the session is bound to, until it has been tried once; 0: none.
     bound: Cell<u64>,
@@ -130,7 +131,7 @@ unsafe extern "C" fn init_peer(r: *mut sys::ngx_http_request_t, us: Upstream) ->
 
 /// Puts ourselves around what the method has just set up for `request`, if there is anything to do.
 fn wrap(request: &Request, group: &'static Group, conf: &'static GroupConf) {
-    if !conf.ramps() && conf.sticky.is_none() {
+    if !conf.ramps() && conf.sticky.is_none() && group.health.waiting() == 0 {
         return;
     }
     let r = request.as_ptr();
@@ -148,6 +149,7 @@ fn wrap(request: &Request, group: &'static Group, conf: &'static GroupConf) {
         place.write(Wrap {
             request: r,
             conf,
+            group,
             picker,
             bound: Cell::new(bound),
             data: (*pc).data,
@@ -157,6 +159,8 @@ fn wrap(request: &Request, group: &'static Group, conf: &'static GroupConf) {
             set_session: (*pc).set_session,
             save_session: (*pc).save_session,
         });
+        // The core gave no try to servers that have to wait.
+        (*pc).tries += group.health.waiting();
         (*pc).data = place.cast();
         (*pc).get = (*pc).get.and(Some(get));
         (*pc).free = (*pc).free.and(Some(free));
@@ -257,6 +261,12 @@ unsafe extern "C" fn get(pc: *mut sys::ngx_peer_connection_t, data: *mut c_void)
             && entry!("slow start", false, { wrap.relent(masked, rc) })
         {
             rc = ask();
+        }
+        if rc == BUSY
+            && wrap.group.health.waiting() > 0
+            && entry!("balancing", false, { wrap.picker.last_resort(pc) })
+        {
+            rc = OK;
         }
         if rc == OK {
             entry!("balancing", (), { wrap.chosen(masked) });

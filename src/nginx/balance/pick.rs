@@ -7,7 +7,7 @@ use core::cell::Cell;
 
 use nginx_sys as sys;
 
-use super::super::health::{DRAINING, Member, Peers, Role, each};
+use super::super::health::{DEGRADED, DRAINING, Member, Peers, Role, each};
 use super::super::sys::{PeersLock, hold, now, outdated};
 use crate::policy::Millis;
 use crate::policy::balance::{FULL, earned, share};
@@ -208,13 +208,33 @@ impl<'c> Picker<'c> {
         // SAFETY: the caller vouches for `data` and passes the connection that `get` is about.
         unsafe {
             loop {
-                let is = |member: &Member, down| member.tuning.hash == hash && down & !DRAINING == 0;
+                let is =
+                    |member: &Member, down| member.tuning.hash == hash && down & !(DRAINING | DEGRADED) == 0;
                 if outdated(self.data) {
                     return false;
                 }
                 let (taken, others) = self.take(pc, is);
                 if taken || others || !self.turn_to_backups() {
                     return taken;
+                }
+            }
+        }
+    }
+
+    /// The balancer found nobody: takes a degraded server, a primary one before a backup.
+    pub unsafe fn last_resort(&self, pc: *mut sys::ngx_peer_connection_t) -> bool {
+        // SAFETY: as in `bound`.
+        unsafe {
+            if outdated(self.data) {
+                return false;
+            }
+            self.rewind();
+            loop {
+                if self.take(pc, |_, down| down == DEGRADED).0 {
+                    return true;
+                }
+                if !self.turn_to_backups() {
+                    return false;
                 }
             }
         }

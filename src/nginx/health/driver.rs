@@ -125,7 +125,7 @@ impl Driver {
             if let Some(store) = worker.conf.upstreams.store() {
                 store.note_change();
             }
-            super::refresh(worker.conf, subject.group);
+            super::changed(worker.conf, subject.group);
         }
     }
 

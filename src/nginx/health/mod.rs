@@ -20,6 +20,7 @@ use super::conf::MainConf;
 use super::log::{self, Level};
 use super::sys::mono;
 use super::upstream::{Group, conf_of};
+use crate::policy::balance::{Mode, Outlook};
 use crate::policy::health::{Condition, Match, State};
 use crate::policy::limit::KeyHash;
 use crate::shared::balance::Server as Words;
@@ -28,7 +29,7 @@ use crate::shared::upstream::{Key, Store};
 
 pub use driver::Driver;
 use peers::Record;
-pub use peers::{DRAINING, Member, Peers, Role, Server, each, primaries};
+pub use peers::{DEGRADED, DRAINING, Member, Peers, Role, Server, each, primaries};
 
 /// All checks of the configuration.
 #[derive(Default)]
@@ -64,11 +65,20 @@ pub struct GroupState {
     applied: Cell<u64>,
     /// The core's count of changes of the list of servers, likewise.
     listed: Cell<usize>,
+    /// What the servers' verdicts came to, likewise.
+    outlook: Cell<Outlook>,
+    panic: Cell<Option<Mode>>,
+    waiting: Cell<usize>,
 }
 
 impl GroupState {
     pub fn members(&self) -> &[Member] {
         self.members.get().map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// How many degraded servers wait until no other is left.
+    pub fn waiting(&self) -> usize {
+        self.waiting.get()
     }
 }
 
@@ -212,7 +222,32 @@ pub fn refresh(main: &MainConf, group: &Group) {
 }
 
 fn put_into_force(group: &Group) {
-    peers::apply(group.upstream, group.health.members());
+    // SAFETY: groups are explicit ones of a live cycle.
+    let panic = unsafe { conf_of(group.upstream) }.and_then(|conf| conf.balance.panic);
+    let outlook = peers::apply(group.upstream, group.health.members(), panic);
+    let waiting = group.health.members().iter().filter(|member| member.waits(&outlook, panic));
+    group.health.waiting.set(waiting.count());
+    group.health.panic.set(panic.and_then(|panic| outlook.panics(panic)));
+    group.health.outlook.set(outlook);
+}
+
+/// A verdict has changed: puts it into force, and says so if that begins or ends a panic.
+fn changed(main: &MainConf, group: &Group) {
+    let before = group.health.panic.get();
+    refresh(main, group);
+    let (after, (usable, all)) = (group.health.panic.get(), group.health.outlook.get().primaries());
+    let name = &group.name;
+    match after {
+        _ if before == after => {}
+        Some(mode) => {
+            let to = if mode == Mode::All { "all of them" } else { "none" };
+            let few = format_args!("{usable} of {all} servers are usable, requests go to {to}");
+            log::cycle(Level::Warn, format_args!("upstream is in panic: {few}, upstream \"{name}\""));
+        }
+        None => {
+            log::cycle(Level::Notice, format_args!("upstream is no longer in panic, upstream \"{name}\""))
+        }
+    }
 }
 
 /// The verdict of a record.

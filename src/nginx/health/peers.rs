@@ -12,7 +12,7 @@ use nginx_sys as sys;
 use super::super::balance::Tuning;
 use super::super::sys::{CORE_STICKY, PEERS_CHANGE, PeersLock, peers_config, peers_resolve, zone_of};
 use crate::policy::Millis;
-use crate::policy::balance::{Facts, State};
+use crate::policy::balance::{Facts, Mode, Outlook, Panic, Standing, State};
 use crate::policy::health::{Change, Condition};
 use crate::remote::probe::Target;
 use crate::shared::health::Check as SharedCheck;
@@ -27,8 +27,12 @@ const UNHEALTHY: usize = 2;
 const CHECKING: usize = 4;
 /// Only for sessions that are bound to it.
 pub const DRAINING: usize = 8;
+/// Waits until no healthy server is left.
+pub const DEGRADED: usize = 16;
+/// The group is in panic and sends to nobody.
+const REFUSED: usize = 32;
 /// All that we write.
-const OURS: usize = UNHEALTHY | CHECKING | if CORE_STICKY { 0 } else { DRAINING };
+const OURS: usize = UNHEALTHY | CHECKING | DEGRADED | REFUSED | if CORE_STICKY { 0 } else { DRAINING };
 
 /// Primary servers and backup servers are two lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,10 +107,38 @@ impl Member {
         }
     }
 
+    /// One of its checks calls it degraded.
+    pub fn is_degraded(&self) -> bool {
+        self.records.iter().any(|record| super::condition(record.shared) == Condition::Degraded)
+    }
+
+    /// What it counts for in its group; `None`: people took it out.
+    fn standing(&self) -> Option<Standing> {
+        let counts = self.present.get() && !self.server.configured_down && !self.tuning.drains();
+        counts.then(|| Standing {
+            backup: self.server.role == Role::Backup,
+            usable: self.verdict() == 0,
+            degraded: self.is_degraded(),
+        })
+    }
+
     /// All that keeps it from getting requests, as bits of `down`.
-    fn bits(&self) -> usize {
-        let bits = self.verdict();
+    fn bits(&self, outlook: &Outlook, panic: Option<Panic>) -> usize {
+        let mut bits = self.verdict();
+        let panics =
+            panic.and_then(|panic| outlook.panics(panic)).filter(|_| self.server.role == Role::Primary);
+        match panics {
+            Some(Mode::All) => bits &= !UNHEALTHY,
+            Some(Mode::None) => bits |= REFUSED,
+            None if self.is_degraded() && outlook.spares_degraded() => bits |= DEGRADED,
+            None => {}
+        }
         if self.tuning.drains() && !CORE_STICKY { bits | DRAINING } else { bits }
+    }
+
+    /// Whether it could have requests, and waits because healthy servers are left.
+    pub fn waits(&self, outlook: &Outlook, panic: Option<Panic>) -> bool {
+        self.standing().is_some() && self.bits(outlook, panic) == DEGRADED
     }
 
     /// Its state in one word; `unavail`: the core has put it aside after `max_fails`.
@@ -234,8 +266,15 @@ pub unsafe fn each<'m>(
     }
 }
 
-/// Writes what keeps `members` from getting requests into the peers. The records are read under the list's lock: of two workers that do this at once, the later one writes what is true.
-pub fn apply(us: Upstream, members: &[Member]) {
+fn outlook(members: &[Member]) -> Outlook {
+    let mut outlook = Outlook::default();
+    members.iter().filter_map(Member::standing).for_each(|standing| outlook.add(standing));
+    outlook
+}
+
+/// Writes what keeps `members` from getting requests into the peers, and returns what their verdicts come to. The
+/// records are read under the list's lock: of two workers that do this at once, the later one writes what is true.
+pub fn apply(us: Upstream, members: &[Member], panic: Option<Panic>) -> Outlook {
     for (role, list) in lists(us).into_iter().flatten() {
         if list.is_null() {
             continue;
@@ -243,16 +282,18 @@ pub fn apply(us: Upstream, members: &[Member]) {
         // SAFETY: a live list of this process's cycle. Nothing between lock and unlock allocates, logs or panics.
         unsafe {
             let _lock = PeersLock::write(list);
+            let outlook = outlook(members);
             let of_role = members.iter().filter(|member| member.server.role == role);
             of_role.for_each(|member| member.present.set(false));
             each(list, role, members, |peer, _, member| {
                 if let Some(member) = member {
                     member.present.set(true);
-                    mark(list, peer, member.bits());
+                    mark(list, peer, member.bits(&outlook, panic));
                 }
             });
         }
     }
+    outlook(members)
 }
 
 /// # Safety
