@@ -47,6 +47,9 @@ fn add(request: &Request) {
     if let Some(refusal) = ctx.refusal.get() {
         refused(request, &refusal);
     }
+    if let Some(chosen) = ctx.session.get() {
+        super::balance::sticky::header_sent(request, chosen);
+    }
     super::breaker::header_sent(request, ctx);
 }
 

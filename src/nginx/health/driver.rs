@@ -120,10 +120,12 @@ impl Driver {
         let next = slot.next(&subject, &flight.lease, mono());
         if let Some((change, reason)) = slot.book(&subject, &flight, report.outcome, next) {
             announce(&subject, change, &reason);
+            // Before anybody hears of it.
+            subject.member.recover(change, mono());
             if let Some(store) = worker.conf.upstreams.store() {
                 store.note_change();
             }
-            super::refresh(worker.conf, subject.group);
+            super::changed(worker.conf, subject.group);
         }
     }
 
