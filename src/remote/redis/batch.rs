@@ -120,6 +120,12 @@ impl Batch {
         self.entries.iter().flat_map(Entry::tickets)
     }
 
+    /// Whether every call has one limit, and every limit is gcra.
+    pub(super) fn is_plain(&self) -> bool {
+        let plain = |entry: &Entry| matches!(&entry.call.limits[..], [Limit { rule: Rule::Gcra(_), .. }]);
+        self.entries.iter().all(plain)
+    }
+
     /// The EVALSHA. A key that several limits name is sent, read and written once.
     pub(super) fn command(&self) -> Cmd {
         let limits = || self.entries.iter().flat_map(|entry| &entry.call.limits);
@@ -134,7 +140,7 @@ impl Batch {
         }
         let bytes = keys.iter().map(|key| key.len() + 16).sum::<usize>() + self.limits * 64;
         let mut command = Cmd::with_capacity(4 + keys.len() + self.limits * 8 + self.entries.len(), bytes);
-        script::call(&mut command).arg(keys.len()).arg(keys).arg(self.terms.gateways.max(1));
+        script::call(&mut command, self.is_plain()).arg(keys.len()).arg(keys).arg(self.terms.gateways.max(1));
         let place = |limit| places.get(&name(limit)).copied().unwrap_or_default();
         for entry in &self.entries {
             for limit in &entry.call.limits {

@@ -3,17 +3,14 @@
 //! Nothing depends on a single beat: one that fails is not missed, and the last count stays.
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use ::redis::Script;
 use ::redis::aio::MultiplexedConnection;
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
-use super::Gate;
-
-static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("beat.lua")));
+use super::{Gate, script};
 
 /// What a link needs for it.
 #[derive(Debug, Clone)]
@@ -33,7 +30,7 @@ impl Beat {
 
     /// One beat: how many gateways are alive, at least this one; none if Redis would not say.
     pub(super) async fn once(&self, redis: &mut MultiplexedConnection) -> Option<u32> {
-        let mut call = SCRIPT.key(&self.key);
+        let mut call = script::BEAT.key(&self.key);
         call.arg(&self.id);
         timeout(self.patience, call.invoke_async(redis)).await.ok()?.ok()
     }

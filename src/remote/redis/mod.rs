@@ -9,6 +9,7 @@ mod beat;
 mod cluster;
 mod connect;
 mod failure;
+mod flight;
 mod gate;
 mod link;
 mod replay;

@@ -4,13 +4,13 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use ::redis::aio::MultiplexedConnection;
-use ::redis::{RedisResult, Value};
+use ::redis::{RedisError, RedisResult, Value};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
 use super::super::batch::{Batch, Terms};
-use super::super::link::{BATCH, GULP, Trouble};
+use super::super::link::{BATCH, GULP};
 use super::super::script;
 use super::super::{Call, Server};
 
@@ -143,6 +143,16 @@ impl Node {
     pub(super) fn idle(&self) -> bool {
         self.flying == 0 && self.queue.is_empty()
     }
+}
+
+/// Why a parcel has no answer.
+#[derive(Clone)]
+pub(super) enum Trouble {
+    Error(RedisError),
+    /// The connection was given up.
+    Cancelled,
+    /// Longer than any answer may take.
+    Overdue,
 }
 
 /// What came back, parcel by parcel.

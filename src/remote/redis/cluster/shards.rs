@@ -11,10 +11,10 @@ use tokio::time::{sleep, sleep_until};
 use super::super::Server;
 use super::super::connect::Connection;
 use super::super::failure::{self, Failure};
-use super::super::link::{End, FLIGHT, GULP, Link, Trouble, Waiting};
+use super::super::link::{End, FLIGHT, GULP, Link, Waiting};
 use super::Members;
 use super::desk::{Answer, Desk};
-use super::node::{Item, Landed, Node, Parcel, State, fly, pack};
+use super::node::{Item, Landed, Node, Parcel, State, Trouble, fly, pack};
 use super::slots::{SlotMap, redirection};
 
 /// Before a call that met a slot on the move is sent again.

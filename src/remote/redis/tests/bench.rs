@@ -42,7 +42,7 @@ fn live_cost_of_a_decision() {
             runtime.block_on(async {
                 let mut connection = connect(&redis.settings()).await.unwrap().redis;
                 for _ in 0..rounds {
-                    let reply = script::execute(&mut connection, &batch).await.unwrap();
+                    let reply = script::execute(&mut connection, &batch.command()).await.unwrap();
                     assert_eq!(batch.decode(reply).unwrap().rulings.len(), count);
                 }
             });

@@ -25,6 +25,9 @@ fn rules() -> Vec<Rule> {
     ]
 }
 
+/// How many of them are gcra; the first ones.
+const GCRA_RULES: usize = 4;
+
 /// Grants that were made for a key and not given back.
 type Grants = HashMap<String, Vec<Unused>>;
 
@@ -33,7 +36,8 @@ struct World {
     rules: Vec<Rule>,
     models: HashMap<String, Model>,
     grants: Grants,
-    compared: usize,
+    /// Decisions compared, by the script for plain batches and by the one for all.
+    compared: [usize; 2],
 }
 
 impl World {
@@ -55,21 +59,25 @@ impl World {
         }
     }
 
-    fn limit(&mut self) -> Limit {
-        let place = self.dice.below(self.rules.len() as u64) as usize;
+    /// With `plain` a gcra one.
+    fn limit(&mut self, plain: bool) -> Limit {
+        let rules = if plain { GCRA_RULES } else { self.rules.len() };
+        let place = self.dice.below(rules as u64) as usize;
         let key = format!("r{place}:k{}", self.dice.below(2));
         let bits = self.dice.below(30);
         let known = if self.dice.one_in(6) { self.dice.below(1 << bits) } else { 0 };
         Limit { act: self.act(&key), rule: self.rules[place], key, known }
     }
 
-    /// One to four calls of one to three limits on a few keys, some several times.
+    /// One to four calls of one to three limits on a few keys, some several times; every other time of one gcra limit
+    /// each, which is the other script's.
     fn roll(&mut self) -> Batch {
         let (gateways, learning) = (1 + self.dice.below(4) as u32, self.dice.one_in(2));
+        let plain = self.dice.one_in(2);
         let mut batch = Batch::new(Terms { gateways, learning });
         for ticket in 0..=self.dice.below(4) {
-            let count = 1 + self.dice.below(3);
-            let call = Call { ticket, link: 0, limits: (0..count).map(|_| self.limit()).collect() };
+            let count = if plain { 1 } else { 1 + self.dice.below(3) };
+            let call = Call { ticket, link: 0, limits: (0..count).map(|_| self.limit(plain)).collect() };
             // Unspent requests are given back once.
             let once = call.limits.iter().any(|l| matches!(l.act, Act::Take { unused: Some(_), .. }));
             let times = if once { 1 } else { [1, 1, 2, 7][self.dice.below(4) as usize] };
@@ -153,7 +161,7 @@ fn without_twins(call: &Call, rulings: &[Ruled]) -> Vec<Ruled> {
 }
 
 #[test]
-fn live_script_decides_as_the_policy_does() {
+fn live_scripts_decide_as_the_policy_does() {
     let redis = Redis::start(&[]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut own = redis.plain();
@@ -162,22 +170,22 @@ fn live_script_decides_as_the_policy_does() {
         rules: rules(),
         models: HashMap::new(),
         grants: HashMap::new(),
-        compared: 0,
+        compared: [0; 2],
     };
     runtime.block_on(async {
         let mut connection = connect(&redis.settings()).await.unwrap().redis;
         let until = Instant::now() + Duration::from_millis(3500);
         while Instant::now() < until {
             let batch = world.roll();
-            let terms = batch.terms;
-            let reply = script::execute(&mut connection, &batch).await.unwrap();
+            let (terms, script) = (batch.terms, usize::from(!batch.is_plain()));
+            let reply = script::execute(&mut connection, &batch.command()).await.unwrap();
             let decoded = batch.decode(reply).unwrap();
             let (_, calls) = batch.into_calls();
             assert_eq!(calls.len(), decoded.rulings.len());
             for (call, got) in calls.iter().zip(&decoded.rulings) {
                 let wanted = without_twins(call, &world.replay(call, terms, decoded.now));
                 assert_eq!(without_twins(call, got), wanted, "{call:?} at {}, {terms:?}", decoded.now);
-                world.compared += got.len();
+                world.compared[script] += got.len();
                 for (limit, ruled) in call.limits.iter().zip(got).filter(|(_, ruled)| ruled.granted > 0) {
                     let grant = Unused { tokens: ruled.granted.min(1_000_000_000), stamp: ruled.stamp };
                     world.grants.entry(limit.key.clone()).or_default().push(grant);
@@ -194,6 +202,6 @@ fn live_script_decides_as_the_policy_does() {
             std::thread::sleep(Duration::from_millis(world.dice.below(12)));
         }
     });
-    println!("{} decisions compared", world.compared);
-    assert!(world.compared > 500, "only {} decisions compared", world.compared);
+    println!("{:?} decisions compared", world.compared);
+    assert!(world.compared.iter().all(|&compared| compared > 400), "only {:?} compared", world.compared);
 }

@@ -1,8 +1,10 @@
 //! What the script decides, writes and survives.
 
+use std::time::Instant;
+
 use ::redis::{RedisConnectionInfo, Value, cmd};
 
-use super::{Act, Failure, Limit, LinkEvent, Redis, Worker, charge, gcra, limit, rule};
+use super::{Act, Failure, Limit, LinkEvent, PATIENCE, Redis, Worker, charge, gcra, limit, rule};
 use crate::policy::limit::Algorithm;
 
 fn admitted(worker: &Worker, tickets: &[u64]) -> usize {
@@ -102,6 +104,11 @@ fn live_foreign_values_are_overwritten_and_reported() {
             // Eight small numbers are a sliding window's state, of a bucket long gone.
             assert!(worker.one(limit).admitted, "kind {kind}, value {value:?}");
         }
+        // Beside another limit gcra is the other script's.
+        let [gcra, sliding, _] = every_kind(&format!("both{i}"));
+        let _: Value = cmd("SET").arg(&gcra.key).arg(value).query(&mut own).unwrap();
+        let both = worker.call(vec![gcra, sliding]).unwrap();
+        assert!(both.iter().all(|decision| decision.admitted), "value {value:?}");
     }
     assert!(matches!(worker.event(), LinkEvent::Foreign { values: 1, .. }));
     for limit in every_kind("list") {
@@ -137,12 +144,23 @@ fn live_states_of_another_configuration_are_cut_down_and_not_forgotten() {
 }
 
 #[test]
-fn live_script_is_loaded_again_when_flushed() {
+fn live_scripts_are_loaded_at_once_and_again_when_flushed() {
     let redis = Redis::start(&[]);
     let worker = Worker::new(redis.settings());
-    assert!(worker.one(gcra("k", "1r/h", 1, 1)).admitted);
+    assert!(worker.one(gcra("k", "1r/h", 9, 1)).admitted);
+    let until = Instant::now() + PATIENCE;
+    while redis.ask(&["EXISTS", "sluice:gateways"]) != Ok(1) {
+        assert!(Instant::now() < until, "no heartbeat");
+    }
+    let window = || limit("w", rule(Algorithm::FixedWindow, "9r/d", None), Act::take(1));
+    assert!(worker.one(window()).admitted);
+    let errors: String = redis.ask(&["INFO", "errorstats"]).unwrap();
+    assert!(!errors.contains("NOSCRIPT"), "{errors}");
     let _: Value = cmd("SCRIPT").arg("FLUSH").query(&mut redis.plain()).unwrap();
-    assert_eq!(worker.one(gcra("k", "1r/h", 1, 1)).remaining, 0);
+    assert_eq!(worker.one(gcra("k", "1r/h", 9, 1)).remaining, 8);
+    assert_eq!(worker.one(window()).remaining, 7);
+    let _: Value = cmd("SCRIPT").arg("FLUSH").query(&mut redis.plain()).unwrap();
+    assert_eq!(worker.one(window()).remaining, 6);
     assert_eq!(worker.other_events(), 0);
 }
 
