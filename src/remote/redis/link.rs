@@ -4,7 +4,7 @@
 //! at once, and an open [`Gate`] drops the connection with everything that was queued or outstanding, so that a
 //! stalled server finds nothing of ours but those few batches when it wakes.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use super::connect::{Connection, connect};
 use super::failure::{self, Failure};
 use super::flight::Flights;
 use super::reply::Decoded;
-use super::{Call, Gate, LinkEvent, Mode, Reply, Ruled, Settings};
+use super::{Call, Gate, LinkEvent, Mode, Reply, Ruled, Server, Settings};
 use crate::remote::engine::{Done, Outbox};
 
 /// Most calls taken from the queue at once.
@@ -63,6 +63,8 @@ pub(in crate::remote) struct Link {
 struct Log {
     connected: bool,
     lost: Option<Instant>,
+    /// In a cluster: primaries that are away, while the others serve.
+    shards: HashMap<Server, Instant>,
     foreign: Option<Instant>,
     unreported: u64,
 }
@@ -161,11 +163,15 @@ impl Link {
         }
     }
 
-    /// From one test of a lost Redis to the next. A cluster is tested twice as often, so that with the default
-    /// of a second it serves again within one of having repaired itself.
+    /// From one test of a lost Redis to the next. One that can repair itself is tested more often, so that with
+    /// the default of a second it serves again within one of having done so. Sentinels are the last to know.
     fn pause(&self) -> Duration {
         let open = self.settings.breaker.open;
-        if self.settings.mode == Mode::Cluster { open / 2 } else { open }
+        match self.settings.mode {
+            Mode::Standalone => open,
+            Mode::Cluster => open / 2,
+            Mode::Sentinel { .. } => open / 4,
+        }
     }
 
     /// Waits for `work` and refuses calls that come meanwhile; with `hold` only from when the gate opens.
@@ -216,7 +222,7 @@ impl Link {
                         break End::Broken(reason);
                     }
                 }
-                () = connection.closed() => break End::Broken("connection closed by the server".to_owned()),
+                reason = connection.ended() => break End::Broken(reason.to_owned()),
                 () = &mut watchdog => {
                     let since = flights.oldest().unwrap_or_else(Instant::now);
                     if since.elapsed() >= self.overdue() {
@@ -359,6 +365,34 @@ impl Link {
             let event = LinkEvent::Back { name: self.name.clone(), after: since.elapsed() };
             self.outbox.put(Done::Link(event));
         }
+    }
+
+    /// Tells the operator that one primary of the cluster is away, once.
+    pub(super) fn shard_lost(&self, server: &Server, reason: &str) {
+        let mut log = self.log();
+        if !log.shards.contains_key(server) {
+            log.shards.insert(server.clone(), Instant::now());
+            let (name, reason) = (self.shard(server), failure::clean(reason));
+            self.outbox.put(Done::Link(LinkEvent::Lost { name, reason }));
+        }
+    }
+
+    /// Tells the operator that it is back, or that its slots have another owner.
+    pub(super) fn shard_back(&self, server: &Server) {
+        self.shards_left(|lost| lost == server);
+    }
+
+    /// The same for all that are away and `left`.
+    pub(super) fn shards_left(&self, mut left: impl FnMut(&Server) -> bool) {
+        for (server, since) in self.log().shards.extract_if(|server, _| left(server)) {
+            let event = LinkEvent::Back { name: self.shard(&server), after: since.elapsed() };
+            self.outbox.put(Done::Link(event));
+        }
+    }
+
+    /// What the operator knows one primary by.
+    fn shard(&self, server: &Server) -> Arc<str> {
+        format!("{}/{server}", self.name).into()
     }
 
     /// Tells about values that are not ours, not more than once a minute.

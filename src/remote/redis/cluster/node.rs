@@ -81,8 +81,6 @@ pub(super) struct Node {
     pub(super) flying: usize,
     /// Attempts to reach it.
     pub(super) dials: u32,
-    /// Since when the operator knows that it is away.
-    pub(super) lost: Option<Instant>,
 }
 
 /// Whether a node can serve.

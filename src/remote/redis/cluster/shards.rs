@@ -19,7 +19,7 @@ use super::slots::{SlotMap, redirection};
 
 /// Before a call that met a slot on the move is sent again.
 const BREATH: Duration = Duration::from_millis(5);
-/// How often one call is sent on at most.
+/// How often one call is sent on at most without a breath.
 const HOPS: u8 = 16;
 
 /// A cluster as this worker sees it.
@@ -90,6 +90,7 @@ impl<'a> Shards<'a> {
             search,
             pulse: tokio::time::Instant::now(),
         };
+        link.shards_left(|server| !shards.nodes.contains_key(server));
         members.up.into_iter().for_each(|(server, connection)| shards.install(server, connection));
         shards
     }
@@ -283,7 +284,10 @@ impl<'a> Shards<'a> {
             Some("CLUSTERDOWN") => self.search.wanted = true,
             _ => {}
         }
-        let waits = parcel.hops < HOPS && parcel.batch.age() <= self.link.settings.timeout;
+        // Whoever is told to try again is told so until its slot has moved, and takes a breath each time.
+        let breath = if failure::code(error) == Some("TRYAGAIN") { BREATH } else { Duration::ZERO };
+        let hops = parcel.hops < HOPS || !breath.is_zero();
+        let waits = hops && parcel.batch.age() + breath <= self.link.settings.timeout;
         if moving && waits {
             return None;
         }
@@ -301,7 +305,8 @@ impl<'a> Shards<'a> {
             _ => {
                 // A slot on the move has some of the keys here and some there.
                 let to = parcel.asking.then(|| server.clone());
-                let items = parcel.into_items(to);
+                let mut items = parcel.into_items(to);
+                items.iter_mut().for_each(|item| item.hops = 1);
                 self.chores.spawn(async move {
                     sleep(BREATH).await;
                     Chore::Again(items)
@@ -337,7 +342,7 @@ impl<'a> Shards<'a> {
             Chore::Dialed(server, Err(_)) if self.nodes.get(&server).is_some_and(|n| n.line().is_some()) => {}
             Chore::Dialed(server, Err(reason)) => {
                 self.drop_line(&server);
-                self.tell_lost(&server, &reason);
+                self.link.shard_lost(&server, &reason);
             }
             Chore::Mapped(told) => {
                 self.search.running = false;
