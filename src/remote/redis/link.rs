@@ -26,11 +26,19 @@ use crate::remote::engine::{Done, Outbox};
 pub(super) const GULP: usize = 4096;
 /// Most limits in one script call; it keeps Redis busy for some 3 ms.
 pub(super) const BATCH: usize = 512;
-/// Script calls on their way at once: one that Redis decides, and one that reaches it meanwhile. What comes until one
-/// of them is back forms the next, so a hot key costs at most two runs in the time of one way there and back. Measured
-/// with 1, 2, 4 and 8, one to 256 calls at once, two took no longer than more did; and each run costs Redis some 3
-/// to 10 us before its first decision, which smaller batches would only pay more often.
-pub(super) const FLIGHT: usize = 2;
+/// Script calls on their way at once to a Redis nearby: one that it decides, and one that reaches it meanwhile. What
+/// comes until one of them is back forms the next, so a hot key costs at most two runs in the time of one way there and
+/// back. Measured with 1, 2, 4 and 8, one to 256 calls at once, two took no longer than more did; and each run costs
+/// Redis some 3 to 10 us before its first decision, which smaller batches would only pay more often.
+const FLIGHT: usize = 2;
+/// To one far away as many more as the way takes milliseconds, up to so many: nobody waits long for a seat.
+const FAR: u128 = 30;
+
+/// How many script calls may be on their way where the last took so long.
+pub(super) fn seats(took: Duration) -> usize {
+    FLIGHT + took.as_millis().min(FAR) as usize
+}
+
 /// Least time between two reports of foreign values.
 const QUIET: Duration = Duration::from_secs(60);
 
@@ -209,7 +217,7 @@ impl Link {
         let watchdog = sleep(self.overdue());
         tokio::pin!(watchdog);
         let end = loop {
-            while flights.len() < FLIGHT
+            while flights.have_seat()
                 && let Some(batch) = self.pack(&mut waiting)
             {
                 flights.launch(&connection.redis, batch);
@@ -230,7 +238,7 @@ impl Link {
                     }
                     watchdog.as_mut().reset((since + self.overdue()).into());
                 }
-                count = inbox.recv_many(&mut gulp, GULP), if flights.len() < FLIGHT => {
+                count = inbox.recv_many(&mut gulp, GULP), if flights.have_seat() => {
                     if count == 0 {
                         break End::Closed;
                     }
@@ -354,7 +362,11 @@ impl Link {
     /// There is a proven connection. A gate that is still closed keeps its run of failures: only answers to
     /// requests count there.
     fn back(&self) {
-        self.gate.learn();
+        let log = self.log();
+        if log.connected || log.lost.is_some() {
+            self.gate.learn();
+        }
+        drop(log);
         if !self.gate.admits() {
             self.gate.close();
         }

@@ -28,7 +28,6 @@ impl Shards<'_> {
             Chore::Closed(at, number)
         });
         let (cancel, _) = watch::channel(());
-        self.link.gate.learn();
         node.state = State::Up(Line { redis, number, cancel, guard });
         node.flying = 0;
         self.link.shard_back(&server);
@@ -36,7 +35,8 @@ impl Shards<'_> {
 
     /// One heartbeat, to whoever owns the list of gateways.
     pub(super) fn beat(&mut self) {
-        self.pulse = tokio::time::Instant::now() + pause();
+        self.beats = self.beats.saturating_add(1);
+        self.pulse = tokio::time::Instant::now() + pause(self.beats);
         let owner = self.map.owner(slot(&self.link.beat.key)).and_then(|server| self.nodes.get(server));
         let Some(line) = owner.and_then(Node::line) else { return };
         let (beat, gate, mut redis) = (self.link.beat.clone(), self.link.gate.clone(), line.redis.clone());
