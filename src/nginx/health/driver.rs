@@ -230,14 +230,15 @@ impl Slot {
     ) -> bool {
         self.serial = self.serial.wrapping_add(1);
         let check = subject.check;
-        let Some((probe, target)) = check.probe.as_ref().zip(subject.member.target(check.port)) else {
+        let Some(((request, manner), target)) = check.probe.as_ref().zip(subject.member.target(check.port))
+        else {
             subject.record.shared.abandon(lease, now + check.interval);
             return true;
         };
-        let mut request = probe.clone();
+        let mut request = Box::new(request.clone());
         request.ticket = u64::from(self.serial) << 32 | number as u64;
         request.target = target;
-        if worker.send(Job::Probe(request)) {
+        if worker.send(Job::Probe(request, manner.clone())) {
             self.flight = Some(Flight { lease, lost_at: now + check.timeout + LOST });
             return true;
         }

@@ -8,6 +8,7 @@ pub mod conf;
 mod driver;
 mod matching;
 mod peers;
+mod tls;
 
 use core::cell::{Cell, OnceCell};
 use std::collections::HashMap;
