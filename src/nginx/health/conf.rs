@@ -15,6 +15,7 @@ use crate::policy::health::{Builder, Match, Thresholds};
 use crate::remote::probe::{GrpcCheck, Manner, Protocol, Request, Target};
 
 pub use super::matching::{group, line, match_block};
+use super::require::Rules;
 use super::tls::{Location, Parameters, Settings};
 
 /// Longest interval, jitter or timeout: a day.
@@ -47,6 +48,8 @@ pub struct Check {
     keep: Millis,
     /// What is sent, but for ticket and target, and by what means; once the configuration is complete.
     pub probe: Option<(Request, Manner)>,
+    /// The variables that must have a value, likewise.
+    pub rules: Option<Rules>,
 }
 
 /// One `health_check_header` line; it belongs to the checks of the same block.
@@ -125,6 +128,7 @@ impl Check {
             tls: Parameters::default(),
             keep: 0,
             probe: None,
+            rules: None,
         }
     }
 
@@ -207,6 +211,7 @@ impl Check {
             timeout: Duration::from_millis(self.timeout),
             expect,
             body_limit: BODY_LIMIT,
+            tells_head: false,
         }
     }
 }
@@ -287,7 +292,9 @@ pub fn resolve(cf: *mut sys::ngx_conf_t, main: &mut MainConf) -> Result {
         let settled = settle(cf, &health.checks[at], health);
         let check = &mut health.checks[at];
         match settled {
-            Ok((group, probe)) => (check.group, check.probe) = (group, Some(probe)),
+            Ok((group, probe, rules)) => {
+                (check.group, check.probe, check.rules) = (group, Some(probe), rules);
+            }
             Err(reason) => {
                 complain_at(cf, &check.place, format_args!("\"health_check\" directive {reason}"));
                 return Err(ConfError::Logged);
@@ -300,17 +307,20 @@ pub fn resolve(cf: *mut sys::ngx_conf_t, main: &mut MainConf) -> Result {
 /// Or what is wrong, in words that follow the directive's name.
 pub(super) type Outcome<T> = core::result::Result<T, String>;
 type Group = *mut sys::ngx_http_upstream_srv_conf_t;
-type Settled = (Group, (Request, Manner));
+type Settled = (Group, (Request, Manner), Option<Rules>);
 
 fn settle(cf: *mut sys::ngx_conf_t, check: &Check, health: &super::Conf) -> Outcome<Settled> {
     let (group, location) = match check.block.upstream {
         true => (own_group(check.block), None),
         false => passed_to(cf, check.block).map(|(group, location)| (group, Some(location)))?,
     };
-    let expect = match &check.match_name {
-        Some(name) => health.find_match(name).ok_or_else(|| format!("has unknown match \"{name}\""))?,
-        None => Arc::new(any_success()),
-    };
+    let named = check
+        .match_name
+        .as_ref()
+        .map(|name| health.find_match(name).ok_or_else(|| format!("has unknown match \"{name}\"")));
+    let named = named.transpose()?;
+    let expect = named.map_or_else(|| Arc::new(any_success()), |named| named.matched.clone());
+    let rules = named.map(|named| rules(cf, check.block, named)).transpose()?.flatten();
     let headers = health.headers.iter().filter(|header| header.block == check.block);
     let headers = headers.map(|header| (header.name.clone(), header.value.clone())).collect();
     // SAFETY: both ways to a group give one of the configuration being finished.
@@ -319,9 +329,31 @@ fn settle(cf: *mut sys::ngx_conf_t, check: &Check, health: &super::Conf) -> Outc
     let tls = tls.as_ref().map(Settings::as_tls);
     let manner = Manner::new(check.protocol.clone(), tls.as_ref(), Duration::from_millis(check.keep));
     let manner = manner.map_err(|error| format!("cannot be set up: {error}"))?;
-    let request = check.request(&name, headers, expect);
+    let request = Request { tells_head: rules.is_some(), ..check.request(&name, headers, expect) };
     request.validate_for(&manner).map_err(|error| format!("has {error}"))?;
-    Ok((group, (request, manner)))
+    Ok((group, (request, manner), rules))
+}
+
+/// The variables of a check are those of its location, or, in an upstream, of the first server: an upstream's own
+/// context is never merged.
+fn rules(cf: *mut sys::ngx_conf_t, block: Block, named: &super::Named) -> Outcome<Option<Rules>> {
+    if named.required.is_empty() {
+        return Ok(None);
+    }
+    // SAFETY: `cf` is the http block's parser state; the core's main configuration has an array of pointers to servers,
+    // each of which points to its context. Contexts live as long as the configuration.
+    unsafe {
+        let http = (*cf).ctx.cast::<sys::ngx_http_conf_ctx_t>();
+        let core = (*slot((*http).main_conf, &raw const sys::ngx_http_core_module))
+            .cast::<sys::ngx_http_core_main_conf_t>();
+        let servers = (*core).servers.as_slice::<*mut sys::ngx_http_core_srv_conf_t>();
+        let ctx = match servers.first() {
+            _ if !block.upstream => block.ctx,
+            Some(server) => (**server).ctx,
+            None => return Err("has a match with \"require\", which needs a \"server\" block".to_owned()),
+        };
+        Ok(Rules::new(named.required.clone(), ctx))
+    }
 }
 
 /// The group whose block the check stands in.

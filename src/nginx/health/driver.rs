@@ -116,7 +116,11 @@ impl Driver {
         let Some(flight) = slot.flight.take() else { return };
         let Some(subject) = slot.at.subject(worker.conf) else { return };
         let next = slot.next(&subject, &flight.lease, mono());
-        if let Some((change, reason)) = slot.book(&subject, &flight, report.outcome, next) {
+        let outcome = match &subject.check.rules {
+            Some(rules) => rules.judge(&subject.member.server.name, report),
+            None => report.outcome,
+        };
+        if let Some((change, reason)) = slot.book(&subject, &flight, outcome, next) {
             announce(&subject, change, &reason);
             if let Some(store) = worker.conf.upstreams.store() {
                 store.note_change();

@@ -10,6 +10,7 @@ mod header;
 mod json;
 mod pattern;
 mod reason;
+pub mod require;
 pub mod schedule;
 mod status;
 mod verdict;

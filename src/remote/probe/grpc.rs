@@ -65,7 +65,7 @@ pub(super) async fn exchange(
     begins_well(head.status.as_u16(), &head.headers)?;
     let whole = Answer::read(body, head.headers).await.map_err(broke)?;
     whole.judge(check)?;
-    Ok(Answered { verdict: Verdict::Pass, whole: true })
+    Ok(Answered { judged: Verdict::Pass.into(), whole: true })
 }
 
 /// Whether an answer can be gRPC's at all.

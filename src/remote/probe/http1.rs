@@ -8,10 +8,11 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::Builder;
 use hyper_util::rt::TokioIo;
 
+use super::Head;
 use super::connect::Stream;
 use super::fault::Fault;
 use super::progress::{Limit, Metered, Progress, Stage};
-use super::session::{Answered, Driver, Probe, Shared};
+use super::session::{Answered, Driver, Judged, Probe, Shared};
 use crate::policy::health::{Answer, Verdict};
 
 /// Bytes of response header that are read, and of trailers.
@@ -54,13 +55,18 @@ pub(super) async fn exchange(
     let status = head.status.as_u16();
     let bare = Answer { status, headers: &headers, body: b"", body_complete: false };
     if let Some(reason) = request.expect.judge_head(&bare) {
-        return Ok(Answered { verdict: Verdict::Fail(reason), whole: false });
+        return Ok(Answered { judged: Verdict::Fail(reason).into(), whole: false });
     }
     progress.enter(Stage::ReadingBody);
     let (body, whole) = read(incoming, request.body_limit).await.map_err(broke)?;
     let verdict =
         request.expect.judge(&Answer { status, headers: &headers, body: &body, body_complete: whole });
-    Ok(Answered { verdict, whole })
+    let told = request.tells_head && !matches!(verdict, Verdict::Fail(_));
+    let head = told.then(|| Head {
+        status,
+        headers: headers.iter().map(|(name, value)| ((*name).to_owned(), value.to_vec())).collect(),
+    });
+    Ok(Answered { judged: Judged { verdict, head }, whole })
 }
 
 /// The first `limit` bytes of the body, and whether that is all of it.

@@ -32,7 +32,7 @@ pub use tls::TlsSettings;
 
 use fault::Fault;
 use kept::Key;
-use session::{Answered, Probe, Session, Shared};
+use session::{Answered, Judged, Probe, Session, Shared};
 
 /// What came of one probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,8 +40,18 @@ pub struct Report {
     /// The request's, returned as it was.
     pub ticket: u64,
     pub outcome: Outcome,
+    /// Of an HTTP answer that is no failure, if the request asked for it.
+    pub head: Option<Head>,
     /// From the start of connecting to the verdict.
     pub elapsed: Duration,
+}
+
+/// The beginning of an HTTP answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Head {
+    pub status: u16,
+    /// In the order they came.
+    pub headers: Vec<(String, Vec<u8>)>,
 }
 
 /// The verdict of a probe, with the reason as text for the log and the API.
@@ -105,8 +115,12 @@ pub async fn run_as(request: Request, manner: &Manner, kept: &Kept) -> Report {
     let mut progress = Shared::default();
     let probe = Probe { request: &request, manner };
     let ended = tokio::time::timeout(request.timeout, attempt(probe, kept, &mut progress)).await;
+    let mut head = None;
     let outcome = match ended {
-        Ok(Ok(verdict)) => verdict.into(),
+        Ok(Ok(judged)) => {
+            head = judged.head;
+            judged.verdict.into()
+        }
         Ok(Err(fault)) => fault.into(),
         Err(_) => {
             let detail = format!(
@@ -117,13 +131,13 @@ pub async fn run_as(request: Request, manner: &Manner, kept: &Kept) -> Report {
             Outcome::Fail { kind: FailKind::Timeout, detail }
         }
     };
-    Report { ticket: request.ticket, outcome, elapsed: started.elapsed() }
+    Report { ticket: request.ticket, outcome, head, elapsed: started.elapsed() }
 }
 
 /// On a kept connection if there is one, else, or if that turns out to be dead, on a new one.
 ///
 /// `progress` is always that of the connection which is used.
-async fn attempt(probe: Probe<'_>, kept: &Kept, progress: &mut Shared) -> Result<Verdict, Fault> {
+async fn attempt(probe: Probe<'_>, kept: &Kept, progress: &mut Shared) -> Result<Judged, Fault> {
     let key = (probe.manner.id(), probe.request.target.clone());
     if probe.manner.keeps()
         && let Some(mut session) = kept.take(&key).await
@@ -136,7 +150,7 @@ async fn attempt(probe: Probe<'_>, kept: &Kept, progress: &mut Shared) -> Result
         }
     }
     *progress = Shared::default();
-    let Some(mut session) = Session::open(probe, progress).await? else { return Ok(Verdict::Pass) };
+    let Some(mut session) = Session::open(probe, progress).await? else { return Ok(Verdict::Pass.into()) };
     let answered = session.ask(probe).await;
     conclude(probe, answered, session, (kept, key))
 }
@@ -147,12 +161,12 @@ fn conclude(
     answered: Result<Answered, Fault>,
     session: Session,
     (kept, key): (&Kept, Key),
-) -> Result<Verdict, Fault> {
-    let Answered { verdict, whole } = answered?;
+) -> Result<Judged, Fault> {
+    let Answered { judged, whole } = answered?;
     if whole && let Some(until) = session.kept_until(probe.manner.keep()) {
         kept.put(key, session, until);
     }
-    Ok(verdict)
+    Ok(judged)
 }
 
 impl From<Verdict> for Outcome {

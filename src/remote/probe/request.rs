@@ -55,6 +55,8 @@ pub struct Request {
     pub expect: Arc<Match>,
     /// Bytes of the body that are read and looked at.
     pub body_limit: usize,
+    /// Whether the report is to tell status and headers of an HTTP answer.
+    pub tells_head: bool,
 }
 
 /// A request that cannot be sent.

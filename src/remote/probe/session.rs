@@ -12,7 +12,7 @@ use super::fault::Fault;
 use super::manner::{Manner, Protocol};
 use super::progress::{Progress, Stage};
 use super::request::Request;
-use super::{grpc, http1};
+use super::{Head, grpc, http1};
 use crate::policy::health::Verdict;
 
 /// The future that moves a connection's bytes. It ends when the connection does, and dropping it closes that.
@@ -28,9 +28,21 @@ pub(super) struct Probe<'a> {
     pub manner: &'a Manner,
 }
 
+/// A verdict, and what else is to be told of the answer.
+pub(super) struct Judged {
+    pub verdict: Verdict,
+    pub head: Option<Head>,
+}
+
+impl From<Verdict> for Judged {
+    fn from(verdict: Verdict) -> Self {
+        Self { verdict, head: None }
+    }
+}
+
 /// What an exchange came to.
 pub(super) struct Answered {
-    pub verdict: Verdict,
+    pub judged: Judged,
     /// Nothing of the answer is left on the connection.
     pub whole: bool,
 }

@@ -106,6 +106,7 @@ pub fn request(target: Target, expect: Arc<Match>) -> Request {
         timeout: Duration::from_secs(5),
         expect,
         body_limit: 256 << 10,
+        tells_head: false,
     }
 }
 
