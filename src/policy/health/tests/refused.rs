@@ -41,7 +41,10 @@ fn lines() {
         ("require ok", "invalid variable \"ok\" in \"require\""),
         ("require", "invalid number of arguments in \"require\", expected variables"),
         ("any {\nrequire $ok", "\"require\" cannot stand inside a group in match \"t\""),
-        ("expect 200", "unknown directive \"expect\" in match \"t\", expected status, header, body, json or require"),
+        (
+            "expect 200",
+            "unknown directive \"expect\" in match \"t\", expected status, header, body, json or require",
+        ),
     ] {
         assert_eq!(refusal(line), message, "{line}");
     }
