@@ -70,14 +70,24 @@ impl Contents for Records {
 
 /// All explicit `upstream` blocks of the configuration.
 pub fn all(cf: *mut sys::ngx_conf_t) -> Vec<*mut sys::ngx_http_upstream_srv_conf_t> {
+    // SAFETY: `every` gives groups of the configuration being finished.
+    every(cf).into_iter().filter(|us| unsafe { !(**us).srv_conf.is_null() }).collect()
+}
+
+/// The groups that `proxy_pass` and the like make of plain addresses.
+fn implicit(cf: *mut sys::ngx_conf_t) -> Vec<*mut sys::ngx_http_upstream_srv_conf_t> {
+    // SAFETY: as in `all`.
+    every(cf).into_iter().filter(|us| unsafe { (**us).srv_conf.is_null() }).collect()
+}
+
+fn every(cf: *mut sys::ngx_conf_t) -> Vec<*mut sys::ngx_http_upstream_srv_conf_t> {
     // SAFETY: `cf` is the http block's parser state after everything was read; the upstream module's main
     // configuration holds an array of pointers to groups.
     unsafe {
         let ctx = (*cf).ctx.cast::<sys::ngx_http_conf_ctx_t>();
         let umcf = (*slot((*ctx).main_conf, super::sys::upstream_module()))
             .cast::<sys::ngx_http_upstream_main_conf_t>();
-        let groups = (*umcf).upstreams.as_slice::<*mut sys::ngx_http_upstream_srv_conf_t>();
-        groups.iter().copied().filter(|us| !(**us).srv_conf.is_null()).collect()
+        (*umcf).upstreams.as_slice::<*mut sys::ngx_http_upstream_srv_conf_t>().to_vec()
     }
 }
 
@@ -103,17 +113,27 @@ pub fn finish(cf: *mut sys::ngx_conf_t, main: &mut MainConf) -> Result {
         // SAFETY: an explicit group of the configuration being finished.
         let Some(conf) = (unsafe { conf_of(us) }) else { continue };
         let checks = main.health.checks_of(us);
-        if checks.is_empty() && !conf.breaker.is_configured() {
+        if checks.is_empty() && !conf.breaker.is_configured() && !main.breaker.has_routes() {
             continue;
         }
         // SAFETY: as above; `host` is the group's name.
         let name = unsafe { (*us).host.to_string() };
         records.0 += checks.len() * servers(us);
-        records.1 += conf.breaker.breakers();
+        records.1 += conf.breaker.breakers(servers(us));
+        conf.breaker.refuse_without_checks(cf, &name, checks.len())?;
         conf.group.set(Some(main.upstreams.groups.len()));
         main.upstreams.groups.push(wrap(us, name, checks)?);
     }
-    if main.upstreams.groups.is_empty() {
+    if main.breaker.has_routes() {
+        // A route is judged wherever it leads.
+        for us in implicit(cf) {
+            // SAFETY: as above.
+            let name = unsafe { (*us).host.to_string() };
+            main.upstreams.groups.push(wrap(us, name, Vec::new())?);
+        }
+        records.1 += main.breaker.routes.len();
+    }
+    if main.upstreams.groups.is_empty() && records.1 == 0 {
         return Ok(());
     }
     if records.1 > 0 {
@@ -177,9 +197,10 @@ fn announce(
 pub fn adopt(main: &'static MainConf) {
     let Some(store) = main.upstreams.store() else { return };
     let generation = store.begin_cycle();
+    breaker::adopt_routes(main, store);
     for group in &main.upstreams.groups {
-        breaker::adopt(group, store);
         health::adopt(main, group, store, generation);
+        breaker::adopt(group, store);
     }
     main.health.generation.set(generation);
 }
@@ -192,12 +213,17 @@ unsafe extern "C" fn init_peer(
     entry!("an upstream's start", ERROR, {
         // SAFETY: nginx passes a live request and the group it chose, whose `init` we replaced.
         let (request, conf) = unsafe { (Request::from_ptr(r), conf_of(us)) };
-        let group = conf.and_then(|conf| request.main_conf().upstreams.group(conf.group.get()?));
+        let groups = &request.main_conf().upstreams;
+        let group = match conf {
+            Some(conf) => conf.group.get().and_then(|number| groups.group(number)),
+            None => groups.groups.iter().find(|group| core::ptr::eq(group.upstream, us)),
+        };
         let Some((group, init)) = group.and_then(|group| Some((group, group.init?))) else {
             log::cycle(Level::Alert, format_args!("sluice: an upstream without its balancer"));
             return ERROR;
         };
         health::refresh(request.main_conf(), group);
+        breaker::servers::refresh(request.main_conf(), group);
         // SAFETY: the balancer's own init, called as the core would call it.
         let rc = unsafe { init(r, us) };
         if rc == OK {

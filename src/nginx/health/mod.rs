@@ -7,7 +7,7 @@
 pub mod conf;
 mod driver;
 mod matching;
-mod peers;
+pub mod peers;
 
 use core::cell::{Cell, OnceCell};
 use std::collections::HashMap;

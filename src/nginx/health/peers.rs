@@ -14,10 +14,10 @@ use crate::policy::health::Condition;
 use crate::remote::probe::Target;
 use crate::shared::health::Check as SharedCheck;
 
-type Upstream = *mut sys::ngx_http_upstream_srv_conf_t;
-type Peers = *mut sys::ngx_http_upstream_rr_peers_t;
+pub type Upstream = *mut sys::ngx_http_upstream_srv_conf_t;
+pub type Peers = *mut sys::ngx_http_upstream_rr_peers_t;
 
-/// Bits of `down`. 1 and 8 are the configuration's (`down`, `drain`).
+/// Bits of `down`. 1 and 8 are the configuration's (`down`, `drain`), 16 is that of the breakers of servers.
 const CONFIGURED: usize = 1;
 const UNHEALTHY: usize = 2;
 const CHECKING: usize = 4;
@@ -38,13 +38,20 @@ pub struct Server {
     pub name: String,
     address: Vec<u8>,
     /// `down` in the configuration.
-    configured_down: bool,
+    pub configured_down: bool,
 }
 
 impl Server {
     /// What tells it from the group's other servers.
     pub fn identity(&self) -> String {
         format!("{}\0{}\0{:?}", self.server, self.name, self.role)
+    }
+
+    /// # Safety
+    /// `peer` must be a live peer.
+    pub unsafe fn is(&self, peer: *const sys::ngx_http_upstream_rr_peer_t) -> bool {
+        // SAFETY: the caller vouches for the peer.
+        unsafe { self.address == address_of(peer) }
     }
 }
 
@@ -80,6 +87,11 @@ impl Member {
         target(&self.server.address, port)
     }
 
+    /// Whether its checks let traffic through.
+    pub fn is_usable(&self) -> bool {
+        self.bits() == 0
+    }
+
     /// What its checks say, as bits of `down`: one that fails is enough.
     fn bits(&self) -> usize {
         self.records.iter().fold(0, |bits, record| {
@@ -90,18 +102,11 @@ impl Member {
             }
         })
     }
-
-    /// # Safety
-    /// `peer` must be a live peer.
-    unsafe fn is(&self, peer: *const sys::ngx_http_upstream_rr_peer_t) -> bool {
-        // SAFETY: the caller vouches for the peer.
-        unsafe { self.server.address == address_of(peer) }
-    }
 }
 
 /// The two lists of a group's peers; the second may be null. `None` if the group's balancer keeps something
 /// else.
-fn lists(us: Upstream) -> Option<[(Role, Peers); 2]> {
+pub fn lists(us: Upstream) -> Option<[(Role, Peers); 2]> {
     // SAFETY: `us` is an explicit group of this process's cycle, whose peers the core has initialised. Whatever
     // a balancer of a third party keeps there, two words of it are compared before any pointer is followed: a
     // list of the core's lies in the group's own zone, or, without one, names the group.
@@ -181,10 +186,10 @@ pub fn apply(us: Upstream, members: &[Member]) {
             let mut peer = (*list).peer;
             while !peer.is_null() {
                 // As a rule the list is as it was; servers found by DNS may have moved it.
-                let member = expected.next().filter(|member| member.is(peer));
-                if let Some(member) = member.or_else(|| of_role().find(|member| member.is(peer))) {
+                let member = expected.next().filter(|member| member.server.is(peer));
+                if let Some(member) = member.or_else(|| of_role().find(|member| member.server.is(peer))) {
                     member.present.set(true);
-                    mark(list, peer, member.bits());
+                    mark(list, peer, UNHEALTHY | CHECKING, member.bits());
                 }
                 peer = (*peer).next;
             }
@@ -192,13 +197,15 @@ pub fn apply(us: Upstream, members: &[Member]) {
     }
 }
 
+/// Writes the bits of `mask` in a peer's `down`.
+///
 /// # Safety
 /// `peer` must be in `list`, which the caller has locked for writing.
-unsafe fn mark(list: Peers, peer: *mut sys::ngx_http_upstream_rr_peer_t, bits: usize) {
+pub unsafe fn mark(list: Peers, peer: *mut sys::ngx_http_upstream_rr_peer_t, mask: usize, bits: usize) {
     // SAFETY: the caller vouches for both.
     unsafe {
         let before = (*peer).down;
-        let after = (before & !(UNHEALTHY | CHECKING)) | bits;
+        let after = (before & !mask) | bits;
         if before == after {
             return;
         }

@@ -11,8 +11,8 @@ mod settings;
 pub mod words;
 
 pub use event::{Cause, Failure, Outcome, Seconds, Transition};
-pub use rules::{Evidence, Tally, bucket_millis, open_millis, trip};
-pub use settings::{Settings, SettingsError};
+pub use rules::{Evidence, Tally, bucket_millis, may_eject, open_millis, trip};
+pub use settings::{Settings, SettingsError, Via};
 pub use words::{Forced, State};
 
 /// Time buckets that make up one window of the rate rules.

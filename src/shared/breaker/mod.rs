@@ -8,12 +8,15 @@
 //! them must not both miss the other's.
 
 mod count;
+mod eject;
 mod keep;
 #[cfg(test)]
 mod tests;
 
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicU32, AtomicU64};
+
+pub use eject::{Bar, Probed};
 
 use super::cell::shared_struct;
 use crate::policy::Millis;
@@ -84,7 +87,7 @@ impl Token {
     }
 
     /// Whether this is a test request of HALF_OPEN.
-    #[cfg(test)]
+    #[must_use]
     pub const fn is_test(&self) -> bool {
         self.permit.is_some()
     }
@@ -95,6 +98,15 @@ impl Token {
     pub const fn is_suppressed(&self) -> bool {
         self.suppressed
     }
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// The index of this worker.
+    pub worker: u16,
+    /// Whether this request may be a test of HALF_OPEN; one that may not is refused until the breaker is closed.
+    pub may_test: bool,
 }
 
 /// The answer to a request.
@@ -131,16 +143,14 @@ enum Grant {
 
 impl Breaker {
     /// May a request pass? The second part is a transition this call made, for the log.
-    ///
-    /// `worker` is the index of this worker; permits remember it modulo 128.
-    pub fn admit(&self, s: &Settings, now: Millis, worker: u8) -> (Admission, Option<Transition>) {
+    pub fn admit(&self, s: &Settings, now: Millis, caller: Caller) -> (Admission, Option<Transition>) {
         let mut made = None;
         loop {
             let state = self.load();
             let admission = match self.forced(state, now) {
                 Some(Forced::Open) => return (self.reject(self.forced_for(now)), made),
                 Some(Forced::Closed) => Some(Admission::Allow(Token::plain(state.generation))),
-                None => self.admit_unforced(s, now, worker, state, &mut made),
+                None => self.admit_unforced(s, now, caller, state, &mut made),
             };
             match admission {
                 Some(Admission::Reject { .. }) if s.dry_run => {
@@ -158,7 +168,7 @@ impl Breaker {
         &self,
         s: &Settings,
         now: Millis,
-        worker: u8,
+        caller: Caller,
         state: StateWord,
         made: &mut Option<Transition>,
     ) -> Option<Admission> {
@@ -166,15 +176,15 @@ impl Breaker {
             State::Closed => Some(Admission::Allow(Token::plain(state.generation))),
             State::Open => {
                 let left = words::ahead(state.deadline, now);
-                if left > 0 {
-                    return Some(self.reject(left.unsigned_abs()));
+                if left > 0 || !caller.may_test {
+                    return Some(self.reject(left.max(1).unsigned_abs()));
                 }
                 if self.change(state, now, |at| at.next(State::HalfOpen)).is_some() {
                     *made = Some(self.transition(state, State::HalfOpen, Cause::Elapsed));
                 }
                 None
             }
-            State::HalfOpen => match self.grant(s, now, worker, state.generation) {
+            State::HalfOpen => match self.grant(s, now, caller, state) {
                 Grant::Test(token) if self.load().generation == state.generation => {
                     Some(Admission::Allow(token))
                 }
@@ -266,11 +276,16 @@ impl Breaker {
     }
 
     /// Grants one of the first `half_open` permits. There are no others, so no count can be overrun.
-    fn grant(&self, s: &Settings, now: Millis, worker: u8, generation: u32) -> Grant {
+    fn grant(&self, s: &Settings, now: Millis, caller: Caller, state: StateWord) -> Grant {
+        let generation = state.generation;
         let (good, bad) = self.results(generation);
         if bad > 0 || good >= s.half_open.max(1) {
             return Grant::Settle;
         }
+        if !caller.may_test {
+            return Grant::Busy(self.retry_after(state, now));
+        }
+        let worker = words::tag(caller.worker);
         let expiry = words::stamp(now.wrapping_add(s.lease.max(1)));
         let mine = Permit { state: PermitState::Leased, worker, expiry, generation }.pack();
         let mut soonest = i64::MAX;
