@@ -1,6 +1,6 @@
 //! A breaker that takes a server out instead of refusing requests, and one that active checks test.
 
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use crate::shared::cell::atomic::Ordering::{Relaxed, SeqCst};
 
 use super::{Admission, Breaker, Caller, Report};
 use crate::policy::Millis;

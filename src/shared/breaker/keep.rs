@@ -1,7 +1,7 @@
 //! The breaker's other side: the operator, the housekeeper, the observer, the zone.
 
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use crate::shared::cell::atomic::Ordering::{Relaxed, SeqCst};
+use crate::shared::cell::atomic::{AtomicU32, AtomicU64};
 
 use super::{Breaker, RING, scatter};
 use crate::policy::Millis;

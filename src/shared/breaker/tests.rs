@@ -1,6 +1,9 @@
 //! The trace of the specification, what a dead worker leaves behind, and threads that meet at one instant.
 
+#[cfg(loom)]
+mod loom;
 mod model;
+mod processes;
 mod threads;
 
 use super::*;

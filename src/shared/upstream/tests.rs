@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::policy::breaker::{Failure, Outcome, Settings, State};
-use crate::shared::breaker::{Admission, Report, Token};
+use crate::shared::breaker::{Admission, Caller, Report, Token};
 use crate::shared::health::{Judgement, Probe, Prober};
 
 fn key(name: u64) -> Key {
@@ -20,7 +20,8 @@ fn tight(checks: usize, breakers: usize) -> Store {
 }
 
 fn admit(breaker: &Breaker, now: u64) -> Token {
-    match breaker.admit(&Settings::default(), now, 0).0 {
+    let caller = Caller { worker: 0, may_test: true };
+    match breaker.admit(&Settings::default(), now, caller).0 {
         Admission::Allow(token) => token,
         Admission::Reject { retry_after } => panic!("rejected for {retry_after} ms"),
     }
