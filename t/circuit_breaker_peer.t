@@ -129,6 +129,9 @@ unlike $gateway->log, qr/\[(?:emerg|crit|alert)\]|panic|exited on signal/, 'noth
         . group('both', 'failures=3 window=10s open=20s', more => 'circuit_breaker failures=2 window=10s open=20s;')
         . group('lease', "$words lease=900ms") . group('safe', "$words half_open_via=safe")
         . group('safekeep', "$words half_open_via=safe", after => 'keepalive 8;')
+        . group('safeleast', "$words half_open_via=safe", before => 'least_conn;', after => 'keepalive 8;', zone => '')
+        . group('safehash', "$words half_open_via=safe", before => 'hash $request_uri consistent;')
+        . group('saferandom', "$words half_open_via=safe", before => 'random two least_conn;', after => 'keepalive 8;')
         . group('backup', $words, servers => [1], before => "server 127.0.0.1:$back[1] backup max_fails=0;"));
     like $gateway->log, qr/upstream "single" has one server, which is never taken out/, 'a group of one server is told of';
     for (['burst', 1], ['burstkeep', 1], ['two', 2]) {
@@ -155,6 +158,9 @@ unlike $gateway->log, qr/\[(?:emerg|crit|alert)\]|panic|exited on signal/, 'noth
     from('pair', 8);
     is_deeply [ sort { $a <=> $b } hits(1) - $one, hits(2) - $two ], [ 0, 8 ], 'pair: one is out, the last one is not';
     like $gateway->log, qr/\[warn\] .*of server \S+ of upstream "pair" stays closed: 2 failures in \d+\.\d+ s, last http_502, but as many servers as may be are out/, 'pair: log';
+    from('pair', 40);
+    my $told = () = $gateway->log =~ /of upstream "pair" stays closed/g;
+    cmp_ok $told, '<=', 4, 'pair: told once per window and worker, not at each failure';
     my %out = (most => 2, low => 1, full => 3);
     for my $name (sort keys %out) {
         from($name, 12);
@@ -224,20 +230,20 @@ unlike $gateway->log, qr/\[(?:emerg|crit|alert)\]|panic|exited on signal/, 'noth
     }
 
     # Only requests that change nothing test; the others go elsewhere.
-    for my $name ('safe', 'safekeep') {
+    for my $name ('safe', 'safekeep', 'safeleast', 'safehash', 'saferandom') {
         from($name, 12);
         mark(fail => 1);
-        wait_until(5, sub { from($name, 4); $gateway->log =~ /upstream "$name" is open/ }) or fail "$name opens";
+        wait_until(5, sub { from($name, 9); $gateway->log =~ /upstream "$name" is open/ }) or fail "$name opens";
         unmark(fail => 1);
         sleep 0.75;
         $one = hits(1);
         for my $method (qw(POST PUT DELETE PATCH)) {
-            my $from = from($name, 6, method => $method, body => 'x');
+            my $from = from($name, 12, method => $method, body => 'x');
             ok is_spread($from, 2, 3), "$name: no $method tests it" or diag explain $from;
         }
         is hits(1), $one, "$name: it saw nothing";
-        ok wait_until(3, sub { from($name, 3, method => 'HEAD'); hits(1) > $one }), "$name: HEAD does";
-        ok from($name, 6, method => 'POST', body => 'x')->{1}, "$name: POST again";
+        ok wait_until(3, sub { from($name, 9, method => 'HEAD'); hits(1) > $one }), "$name: HEAD does";
+        ok wait_until(3, sub { from($name, 9, method => 'POST', body => 'x')->{1} }), "$name: POST again";
     }
     ok $gateway->quit, 'quit';
     unlike $gateway->log, qr/\[(?:emerg|crit)\]|panic|exited on signal (?!9)/, 'nothing bad in the log';

@@ -28,6 +28,8 @@ impl Keeper {
             for gate in gates(conf) {
                 gate.breaker.reclaim(index);
             }
+            // Servers whose permits these were may be picked again.
+            store.note_change();
         }
         if index == 0 && gates(conf).next().is_some() {
             keeper.timer.arm(PERIOD);

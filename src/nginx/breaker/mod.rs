@@ -17,7 +17,7 @@ mod target;
 pub mod variables;
 mod words;
 
-use core::cell::OnceCell;
+use core::cell::{Cell, OnceCell};
 
 use nginx_sys as sys;
 
@@ -76,6 +76,8 @@ pub struct Gate {
     name: String,
     settings: Settings,
     breaker: &'static Breaker,
+    /// When this process last said that a trip was suppressed.
+    said: Cell<Option<Millis>>,
 }
 
 /// A breaker, and what it takes for a failure.
@@ -92,7 +94,7 @@ impl Gate {
         let (high, low) = KeyHash::new(format!("breaker\0{key}").as_bytes()).as_u64s();
         match store.breaker([high, low]) {
             Ok((index, _)) => match store.breaker_at(index) {
-                Some(breaker) => return Some(Self { name, settings, breaker }),
+                Some(breaker) => return Some(Self { name, settings, breaker, said: Cell::new(None) }),
                 None => log::cycle(Level::Alert, format_args!("no circuit breaker for {name}")),
             },
             Err(full) => log::cycle(
@@ -144,6 +146,9 @@ impl Gate {
 
     fn say(&self, request: Option<&Request>, transition: Option<Transition>) {
         let Some(transition) = transition else { return };
+        if transition.suppressed && self.has_just_said() {
+            return;
+        }
         let worse = transition.to == State::Open || transition.suppressed;
         let level = if worse { Level::Warn } else { Level::Notice };
         let line = words::Line { name: &self.name, dry_run: self.settings.dry_run, transition };
@@ -151,6 +156,18 @@ impl Gate {
             Some(request) => request.log(level, format_args!("{line}")),
             None => log::cycle(level, format_args!("{line}")),
         }
+    }
+}
+
+impl Gate {
+    /// A server that fails but has to stay trips again and again: one line per window is enough.
+    fn has_just_said(&self) -> bool {
+        let now = mono();
+        let just = self.said.get().is_some_and(|said| now.saturating_sub(said) < self.settings.window);
+        if !just {
+            self.said.set(Some(now));
+        }
+        just
     }
 }
 
