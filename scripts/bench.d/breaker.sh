@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # scripts/bench breaker: what breakers cost a request that is proxied over a kept connection, and what a refusal costs. Three
-# gateways, which differ in what they load and configure, one backend, and wrk. Sourced, never run.
+# gateways, which differ in what they load and configure, one backend, and wrk. Where valgrind is installed, also the
+# instructions of a request outside the kernel: they are the same on a machine that does other things. Sourced, never run.
 #
 # shellcheck disable=SC2154  # scripts/bench sets the options and what runs
 
@@ -56,11 +57,41 @@ breaker_round() {
     awk -v ns="$((after - before))" '/requests in/ { printf "%.3f\n", ns / 1000 / $1 }' "$work/wrk"
 }
 
-breaker_middle() { sort -n | awk '{ v[NR] = $1 } END { print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'; }
+# The lowest quarter's upper end: whatever else the machine does only adds.
+breaker_quartile() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 3) / 4)] }'; }
+
+breaker_gateway() {
+    case $1 in none) echo plain ;; loaded) echo loaded ;; *) echo breaker ;; esac
+}
+
+not_listening() { ! listening "$1"; }
+
+# breaker_counted KIND REQUESTS: instructions that one process of that gateway needs, from start to end.
+breaker_counted() {
+    local dir url port counter
+    dir=$work/$(breaker_gateway "$1")
+    url=$(breaker_url "$1")
+    port=${url#http://127.0.0.1:}
+    start valgrind --tool=callgrind --callgrind-out-file=/dev/null "$NGINX_BINARY" -p "$dir" -c "$dir/nginx.conf" \
+        -e "$dir/logs/error.log" -g 'daemon off; master_process off;' 2>"$work/counted"
+    counter=$STARTED
+    wait_for 60 listening "${port%%/*}" || die "nginx did not start under valgrind" "$(cat "$work/counted")"
+    curl -s -o /dev/null "$url?[1-$2]"
+    end "$counter"
+    wait_for 5 not_listening "${port%%/*}"
+    awk '/Collected/ { print $NF }' "$work/counted"
+}
+
+breaker_instructions() {
+    local few many
+    few=$(breaker_counted "$1" 200)
+    many=$(breaker_counted "$1" 1200)
+    echo $(((many - few) / 1000))
+}
 
 bench_breaker() {
     need wrk "apt-get install wrk"
-    local kind round worker
+    local kind round turn none cost
     local -A of
     free_ports back_port plain_port loaded_port breaker_port
     write_conf backend <<CONF
@@ -71,12 +102,11 @@ CONF
     write_breaker_gateway breaker "$breaker_port" "$MODULE_SO"
     for kind in backend plain loaded breaker; do start_nginx "$work/$kind/nginx.conf"; done
     for kind in "${BREAKER_KINDS[@]}"; do
-        case $kind in none) worker=plain ;; loaded) worker=loaded ;; *) worker=breaker ;; esac
-        of[$kind]=$(worker_of $worker)
+        of[$kind]=$(worker_of "$(breaker_gateway "$kind")")
         : >"$work/kind-$kind"
         curl -s -o /dev/null "$(breaker_url "$kind")"
     done
-    step "CPU of the worker per request in µs (median of $rounds rounds of ${seconds} s), nginx $NGINX_VERSION, proxied over a kept connection"
+    step "CPU of the worker per request in µs (lower quartile of $rounds rounds of ${seconds} s), nginx $NGINX_VERSION, proxied over a kept connection"
     # All kinds take turns, each time from another one on, so that what else the machine does falls on all.
     for ((round = 0; round < rounds; round++)); do
         for ((turn = 0; turn < ${#BREAKER_KINDS[@]}; turn++)); do
@@ -84,11 +114,21 @@ CONF
             breaker_round "$kind" "${of[$kind]}" >>"$work/kind-$kind"
         done
     done
+    none=$(breaker_quartile <"$work/kind-none")
     printf '%-8s %9s %9s  %s\n' breaker 'CPU µs' '+none' 'what'
     for kind in "${BREAKER_KINDS[@]}"; do
-        printf '%-8s %9.2f %9s  %s\n' "$kind" "$(breaker_middle <"$work/kind-$kind")" \
-            "$(paste "$work/kind-$kind" "$work/kind-none" | awk '{ print $1 - $2 }' | breaker_middle | awk '{ printf "%+.2f", $1 }')" \
-            "$(breaker_says "$kind")"
+        cost=$(breaker_quartile <"$work/kind-$kind")
+        printf '%-8s %9.2f %9s  %s\n' "$kind" "$cost" \
+            "$(awk -v a="$cost" -v b="$none" 'BEGIN { printf "%+.2f", a - b }')" "$(breaker_says "$kind")"
+    done
+    if ! command -v valgrind >/dev/null; then return; fi
+    step "instructions per request outside the kernel"
+    end_all
+    start_nginx "$work/backend/nginx.conf"
+    none=$(breaker_instructions none)
+    for kind in "${BREAKER_KINDS[@]}"; do
+        cost=$(breaker_instructions "$kind")
+        printf '%-8s %9d %+9d  %s\n' "$kind" "$cost" $((cost - none)) "$(breaker_says "$kind")"
     done
 }
 
