@@ -7,7 +7,7 @@ mod processes;
 mod threads;
 
 use super::*;
-use crate::policy::breaker::Via;
+use crate::policy::breaker::{Outcome, Via};
 
 /// Any request of a worker.
 const fn of(worker: u16) -> Caller {
