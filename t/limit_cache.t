@@ -17,12 +17,16 @@ redis main { server 127.0.0.1:$redis->{port}; timeout 1s; }
 rate_limit_zone \$arg_k zone=gcra:1m rate=40r/s burst=9 redis=main;
 rate_limit_zone \$arg_k zone=open:1m rate=1r/m burst=9 redis=main on_error=allow;
 rate_limit_zone \$arg_k zone=window:1m rate=10r/m algorithm=sliding_window redis=main;
+rate_limit_zone \$arg_k zone=day:1m rate=10r/d algorithm=fixed_window redis=main;
 server {
     listen 127.0.0.1:$port;
     add_header S \$rate_limit_status:\$rate_limit_source always;
     location /gcra { rate_limit zone=gcra nodelay; empty_gif; }
     location /open { rate_limit zone=open nodelay; empty_gif; }
     location /window { rate_limit zone=window; empty_gif; }
+    location /day    { rate_limit zone=day; empty_gif; }
+    location /window-peek { rate_limit zone=window cost=0; empty_gif; }
+    location /day-peek    { rate_limit zone=day cost=0; empty_gif; }
 }
 CONF
 } @ports;
@@ -51,10 +55,14 @@ is calls(), $before, 'no call for what is known to be refused';
 is said('REJECTED:cache', @more), 20, 'all refused by what was cached';
 is scalar(grep { $_->{head} =~ /^Retry-After: (\d+)/m && $1 > 55 && $1 <= 60 } @more), 20, 'with Retry-After';
 
-# A window's answer tells only a sum: each refusal is Redis's.
-my @window = burst(14, [ $ports[0] ], '/window?k=one');
-is count_of(200, @window), 10, 'a window: 10 of 14';
-is said('REJECTED:redis', @window), 4, 'a window: by Redis';
+# A window's refusal is remembered too, for its rule and its cost.
+for my $kind ('window', 'day') {
+    burst(12, [ $ports[0] ], "/$kind?k=one", at_once => 1);
+    my @window = burst(20, [ $ports[0] ], "/$kind?k=one");
+    is count_of(200, @window), 0, "$kind: used up";
+    is said('REJECTED:cache', @window), 20, "$kind: refused by what was cached";
+    is count_of(200, burst(1, [ $ports[0] ], "/$kind-peek?k=one")), 1, "$kind: another cost is not";
+}
 
 # Lost: `on_error` decides, not the cache.
 $redis->signal('KILL');

@@ -134,14 +134,11 @@ impl Directive {
     pub fn params(&self, from: usize) -> Result<Vec<Param<'_>>> {
         let mut params: Vec<Param<'_>> = Vec::new();
         for text in self.args().get(from..).unwrap_or_default() {
-            let (name, value) = match text.split_once('=') {
-                Some((name, value)) => (name, Some(value)),
-                None => (*text, None),
-            };
-            if params.iter().any(|p| p.name == name) {
-                return Err(ConfError::DuplicateParameter(name.to_owned()));
+            let param = Param::parse(text);
+            if params.iter().any(|p| p.name == param.name) {
+                return Err(ConfError::DuplicateParameter(param.name.to_owned()));
             }
-            params.push(Param { text, name, value });
+            params.push(param);
         }
         Ok(params)
     }
@@ -197,6 +194,14 @@ pub struct Param<'a> {
 }
 
 impl<'a> Param<'a> {
+    /// `name=value`, or a bare word.
+    pub fn parse(text: &'a str) -> Self {
+        match text.split_once('=') {
+            Some((name, value)) => Self { text, name, value: Some(value) },
+            None => Self { text, name: text, value: None },
+        }
+    }
+
     /// The value of `name=value`; an error for a bare word or an empty value.
     pub fn value(&self) -> Result<&'a str> {
         self.value.filter(|v| !v.is_empty()).ok_or_else(|| self.invalid("a value"))

@@ -3,7 +3,8 @@
 use nginx_sys as sys;
 
 use super::cf::{Directive, Result, Setter, complain, directive, parse_size, set_once};
-use super::{breaker, health, limit, redis, reject};
+use super::sys::CORE_STICKY;
+use super::{balance, breaker, health, limit, redis, reject};
 
 /// http level: one per cycle.
 #[derive(Default)]
@@ -31,6 +32,7 @@ pub struct SrvConf {
     /// The number of this upstream among those we look after.
     pub group: super::upstream::GroupNumber,
     pub breaker: breaker::GroupConf,
+    pub balance: balance::GroupConf,
 }
 
 /// location level.
@@ -65,7 +67,7 @@ const BLOCK: u32 = sys::NGX_CONF_BLOCK;
 const NONE: u32 = sys::NGX_CONF_NOARGS;
 
 /// Every directive of the module.
-pub static mut COMMANDS: [sys::ngx_command_t; 26] = [
+pub static mut COMMANDS: [sys::ngx_command_t; 28] = [
     directive(c"sluice_zone", H | ONE, &Setter::Main(sluice_zone)),
     // Redis
     directive(c"redis", H | BLOCK | ONE, &Setter::Block(redis::block)),
@@ -95,6 +97,14 @@ pub static mut COMMANDS: [sys::ngx_command_t; 26] = [
     directive(c"circuit_breaker", U | L | ANY, &Setter::Server(breaker::conf::circuit_breaker)),
     directive(c"circuit_breaker_failure", U | L | SOME, &Setter::Server(breaker::conf::failure)),
     directive(c"circuit_breaker_status", H | S | L | ONE, &Setter::Location(breaker::conf::status)),
+    // Balancing
+    directive(c"panic_threshold", U | SOME, &Setter::Server(balance::conf::panic_threshold)),
+    // The core's own, where it has one: then the table ends here.
+    if CORE_STICKY {
+        sys::ngx_command_t::empty()
+    } else {
+        directive(c"sticky", U | SOME, &Setter::Server(balance::sticky::sticky))
+    },
     sys::ngx_command_t::empty(),
 ];
 

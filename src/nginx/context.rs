@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 
 use nginx_sys as sys;
 
+use super::balance::sticky::Session;
 use super::breaker::Passage;
 use super::entry::entry;
 use super::limit::Limited;
@@ -17,6 +18,8 @@ pub struct Context {
     pub limit: RefCell<Limited>,
     /// The circuit breaker's admission of this request.
     pub passage: RefCell<Passage>,
+    /// The server that serves this request, when its group is sticky.
+    pub session: Session,
     /// A refusal of ours: what the header filter is to add to the final response.
     pub refusal: Cell<Option<super::reject::Refusal>>,
 }

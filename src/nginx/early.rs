@@ -7,9 +7,10 @@ use core::ffi::{CStr, c_char, c_void};
 
 use nginx_sys as sys;
 
+use super::balance;
 use super::cf::complain;
 use super::entry::entry;
-use super::sys::{CONF_ERROR, CONF_OK, module_by_name, slot};
+use super::sys::{CONF_ERROR, CONF_OK, KEEPALIVE_WORDS, module_by_name, slot};
 
 /// What a location's early directives say.
 #[derive(Default)]
@@ -20,19 +21,27 @@ pub struct LocConf {
 
 const PASS: u32 = sys::NGX_HTTP_LOC_CONF | sys::NGX_HTTP_LIF_CONF | sys::NGX_CONF_TAKE1;
 
+const UPSTREAM: u32 = sys::NGX_HTTP_UPS_CONF;
+const RANDOM: u32 = sys::NGX_CONF_NOARGS | sys::NGX_CONF_TAKE12;
+
+type Set = unsafe extern "C" fn(*mut sys::ngx_conf_t, *mut sys::ngx_command_t, *mut c_void) -> *mut c_char;
+
 /// The rows of the early module.
-pub static mut COMMANDS: [sys::ngx_command_t; 3] = [
-    noted(c"proxy_pass", PASS | sys::NGX_HTTP_LMT_CONF, c"ngx_http_proxy_module"),
-    noted(c"grpc_pass", PASS, c"ngx_http_grpc_module"),
+pub static mut COMMANDS: [sys::ngx_command_t; 6] = [
+    noted(c"proxy_pass", PASS | sys::NGX_HTTP_LMT_CONF, c"ngx_http_proxy_module", pass),
+    noted(c"grpc_pass", PASS, c"ngx_http_grpc_module", pass),
+    noted(c"server", UPSTREAM | sys::NGX_CONF_1MORE, c"ngx_http_upstream_module", server),
+    noted(c"keepalive", UPSTREAM | KEEPALIVE_WORDS, c"ngx_http_upstream_keepalive_module", keepalive),
+    noted(c"random", UPSTREAM | RANDOM, c"ngx_http_upstream_random_module", random),
     sys::ngx_command_t::empty(),
 ];
 
 /// A row for a directive of `owner`, whose name travels in `post`.
-const fn noted(name: &'static CStr, kind: u32, owner: &'static CStr) -> sys::ngx_command_t {
+const fn noted(name: &'static CStr, kind: u32, owner: &'static CStr, set: Set) -> sys::ngx_command_t {
     sys::ngx_command_t {
         name: sys::ngx_str_t { len: name.count_bytes(), data: name.as_ptr().cast_mut().cast() },
         type_: kind as usize,
-        set: Some(pass),
+        set: Some(set),
         conf: sys::NGX_HTTP_LOC_CONF_OFFSET,
         offset: 0,
         post: owner.as_ptr().cast_mut().cast(),
@@ -65,6 +74,42 @@ unsafe extern "C" fn pass(
             conf.secure = is_secure(target.as_bytes());
         }
         read
+    })
+}
+
+unsafe extern "C" fn server(
+    cf: *mut sys::ngx_conf_t,
+    cmd: *mut sys::ngx_command_t,
+    _: *mut c_void,
+) -> *mut c_char {
+    entry!("a directive", CONF_ERROR, {
+        // SAFETY: nginx passes the row that `noted` made and the parser state, inside an upstream.
+        unsafe { balance::conf::server(cf, || delegate(cf, &*cmd)) }
+    })
+}
+
+unsafe extern "C" fn keepalive(
+    cf: *mut sys::ngx_conf_t,
+    cmd: *mut sys::ngx_command_t,
+    _: *mut c_void,
+) -> *mut c_char {
+    entry!("a directive", CONF_ERROR, {
+        // SAFETY: as in `server`.
+        unsafe { balance::inner::keepalive(cf, || delegate(cf, &*cmd)) }
+    })
+}
+
+unsafe extern "C" fn random(
+    cf: *mut sys::ngx_conf_t,
+    cmd: *mut sys::ngx_command_t,
+    _: *mut c_void,
+) -> *mut c_char {
+    entry!("a directive", CONF_ERROR, {
+        // SAFETY: as in `server`.
+        unsafe {
+            balance::conf::random(cf);
+            delegate(cf, &*cmd)
+        }
     })
 }
 

@@ -47,6 +47,9 @@ fn add(request: &Request) {
     if let Some(refusal) = ctx.refusal.get() {
         refused(request, &refusal);
     }
+    if let Some(chosen) = ctx.session.get() {
+        super::balance::sticky::header_sent(request, chosen);
+    }
     super::breaker::header_sent(request, ctx);
 }
 
@@ -59,7 +62,7 @@ fn refused(request: &Request, refusal: &Refusal) {
         Cause::Unavailable => status == refusal.status,
     };
     if still {
-        request.set_header("Retry-After", &refusal.retry_seconds().to_string());
+        request.set_number("Retry-After", refusal.retry_seconds());
         request.set_header("Cache-Control", "no-store");
     }
 }

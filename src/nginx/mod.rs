@@ -1,5 +1,6 @@
 //! Glue: the only folder that knows nginx. Trampolines of a few lines over safe functions.
 
+mod balance;
 mod breaker;
 mod cf;
 mod conf;

@@ -15,7 +15,7 @@ use super::conf::{COMMANDS, LocConf, MainConf, SrvConf};
 use super::entry::entry;
 use super::request::Request;
 use super::sys::{CONF_ERROR, CONF_OK, ERROR, OK, Process, process, slot};
-use super::{breaker, conf, early, filter, limit, upstream, variables, worker};
+use super::{balance, breaker, conf, early, filter, limit, upstream, variables, worker};
 
 /// A table of pointers that nginx reads and nobody writes.
 #[repr(transparent)]
@@ -75,8 +75,11 @@ const NO_HOOKS: sys::ngx_http_module_t = sys::ngx_http_module_t {
 
 static mut FILTER_COMMANDS: [sys::ngx_command_t; 1] = [sys::ngx_command_t::empty()];
 
-static EARLY_HOOKS: sys::ngx_http_module_t =
-    sys::ngx_http_module_t { create_loc_conf: Some(create::<early::LocConf>), ..NO_HOOKS };
+static EARLY_HOOKS: sys::ngx_http_module_t = sys::ngx_http_module_t {
+    init_main_conf: Some(early_init_main_conf),
+    create_loc_conf: Some(create::<early::LocConf>),
+    ..NO_HOOKS
+};
 
 static HOOKS: sys::ngx_http_module_t = sys::ngx_http_module_t {
     preconfiguration: Some(preconfiguration),
@@ -163,6 +166,14 @@ unsafe extern "C" fn init_main_conf(cf: *mut sys::ngx_conf_t, conf: *mut c_void)
         // SAFETY: nginx passes what `create` made for the main level.
         let main = unsafe { &mut *conf.cast::<MainConf>() };
         if limit::conf::resolve(cf, main).is_ok() { CONF_OK } else { CONF_ERROR }
+    })
+}
+
+/// All lines have been read; the upstream module, which comes after this one, has not set any upstream up.
+unsafe extern "C" fn early_init_main_conf(cf: *mut sys::ngx_conf_t, _: *mut c_void) -> *mut c_char {
+    entry!("init_main_conf", CONF_ERROR, {
+        balance::inner::install_all(cf);
+        CONF_OK
     })
 }
 
@@ -265,6 +276,8 @@ unsafe extern "C" fn init_module(cycle: *mut sys::ngx_cycle_t) -> sys::ngx_int_t
         // SAFETY: nginx passes the new cycle, zones and upstreams set up, before any worker of it exists.
         let Some(conf) = (unsafe { conf_of(cycle) }) else { return OK };
         upstream::adopt(conf);
+        // Drawn here, so that all workers have the same.
+        worker::gateway();
         // `master_process off`: a reload makes a new cycle in the process that serves, without init_process.
         if process() == Process::Single && worker::current().is_some() {
             worker::stop();

@@ -10,13 +10,30 @@ use super::cf::{ConfError, Directive, Param, Result, complain, parse_switch, par
 use super::conf::MainConf;
 use super::entry::entry;
 use super::log::{self, Level};
-use super::sys::{CONF_ERROR, CONF_OK};
+use super::sys::{CONF_ERROR, CONF_OK, mono};
+use super::zone::{Contents, Zone, min_size};
 use crate::remote::redis::{LinkEvent, Mode, Secret, Server, Settings, Tls};
+use crate::shared::cell::Region;
+use crate::shared::outage::Outage;
 
 /// All `redis` blocks, in the order of the file: the index is the link's number on the I/O thread.
 #[derive(Default)]
 pub struct Conf {
     blocks: Vec<Settings>,
+    /// Beside each block: what the workers of this host tell each other of it.
+    outages: Vec<Zone<Outage>>,
+}
+
+impl Contents for Outage {
+    type Spec = ();
+
+    fn create((): &(), region: Region) -> core::result::Result<Self, String> {
+        Self::new(region).map_err(|e| e.to_string())
+    }
+
+    fn adopt((): &(), region: Region) -> core::result::Result<Self, String> {
+        Self::new(region).map_err(|e| e.to_string())
+    }
 }
 
 impl Conf {
@@ -32,6 +49,10 @@ impl Conf {
     /// The block of a link.
     pub fn get(&self, link: usize) -> Option<&Settings> {
         self.blocks.get(link)
+    }
+
+    fn outage(&self, name: &str) -> Option<&Outage> {
+        self.outages.get(self.find(name)?)?.get()
     }
 
     /// What the I/O thread is to connect to.
@@ -84,11 +105,13 @@ pub fn block(directive: &Directive, conf: *mut MainConf) -> Result {
     let settings = draft.finish(directive.arg())?;
     // SAFETY: nginx passes the main configuration of the http block; no other borrow of it is alive, the
     // lines of the block have been read.
-    let blocks = unsafe { &mut (*conf).redis.blocks };
-    if blocks.iter().any(|block| block.name == settings.name) {
+    let all = unsafe { &mut (*conf).redis };
+    if all.find(&settings.name).is_some() {
         return Err(ConfError::Other(format!("has duplicate name \"{}\"", settings.name)));
     }
-    blocks.push(settings);
+    let name = &settings.name;
+    all.outages.push(Zone::add(directive.cf(), (&format!("redis:{name}"), name), min_size(), ())?);
+    all.blocks.push(settings);
     Ok(())
 }
 
@@ -276,15 +299,20 @@ fn secret_file(line: &Directive, path: &str) -> Result<Secret> {
     Ok(Secret::new(text.trim_end_matches(['\r', '\n'])))
 }
 
-/// One line when a Redis is lost, one when it is back.
-pub fn announce(event: &LinkEvent) {
+/// One line on a host when a Redis is lost, one when it is back.
+pub fn announce(conf: &Conf, event: &LinkEvent) {
     match event {
         LinkEvent::Lost { name, reason } => {
-            log::cycle(Level::Error, format_args!("redis is lost: {reason}, redis \"{name}\""));
+            if conf.outage(name).is_none_or(|outage| outage.begin(mono())) {
+                log::cycle(Level::Error, format_args!("redis is lost: {reason}, redis \"{name}\""));
+            }
         }
-        LinkEvent::Back { name, after } => {
-            let seconds = after.as_secs_f64();
-            log::cycle(Level::Warn, format_args!("redis is back after {seconds:.1} s, redis \"{name}\""));
+        // A first connection too: the worker that lost it may have been killed since.
+        LinkEvent::Back { name, .. } | LinkEvent::Connected { name } => {
+            if let Some(after) = conf.outage(name).and_then(|outage| outage.end(mono())) {
+                let (s, tenths) = (after / 1000, after % 1000 / 100);
+                log::cycle(Level::Warn, format_args!("redis is back after {s}.{tenths} s, redis \"{name}\""));
+            }
         }
         LinkEvent::Foreign { name, values } => {
             let text = "values under our keys were not ours and were taken for absent";

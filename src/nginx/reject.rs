@@ -1,5 +1,7 @@
 //! Refusals this module makes itself: one format of body, the headers that go with it, and `error_page` first.
 
+use core::fmt::Write;
+
 use nginx_sys as sys;
 
 use super::cf::{ConfError, Directive, Result, set_once};
@@ -7,6 +9,9 @@ use super::conf;
 use super::request::Request;
 use super::sys::DONE;
 use crate::policy::Millis;
+
+/// Room for the JSON body, in bytes.
+const BODY_SIZE: usize = 192;
 
 /// `reject_format json|problem|html`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -128,8 +133,19 @@ fn body(format: Format, refusal: &Refusal) -> (&'static str, String) {
         // Written out, so that the members come in the documented order.
         Format::Json | Format::Html => {
             let (code, message) = (refusal.cause.code(), refusal.cause.message());
-            let error = format!(r#"{{"code":"{code}","message":"{message}","retryAfter":{seconds}}}"#);
-            ("application/json", format!(r#"{{"success":false,"error":{error}}}"#))
+            let mut body = String::with_capacity(BODY_SIZE);
+            for part in [
+                r#"{"success":false,"error":{"code":""#,
+                code,
+                r#"","message":""#,
+                message,
+                r#"","retryAfter":"#,
+            ] {
+                body.push_str(part);
+            }
+            // Writing to a String does not fail.
+            let _ = write!(body, "{seconds}}}}}");
+            ("application/json", body)
         }
     }
 }

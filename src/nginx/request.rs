@@ -110,8 +110,13 @@ impl Request {
     /// Sets a response header, in place of what an upstream said of the same name: the client is told of one limit,
     /// ours, not of two. The value is copied. False when memory is short.
     pub fn set_header(&self, name: &'static str, value: &str) -> bool {
-        let Some(value) = self.copy(value.as_bytes()) else { return false };
         self.drop_headers(name);
+        self.add_header(name, value)
+    }
+
+    /// Adds a response header. The value is copied. False when memory is short.
+    pub fn add_header(&self, name: &'static str, value: &str) -> bool {
+        let Some(value) = self.copy(value.as_bytes()) else { return false };
         // SAFETY: headers_out of a live request; the pushed element is ours to fill.
         unsafe {
             let header = sys::ngx_list_push(&raw mut (*self.as_ptr()).headers_out.headers)
@@ -124,6 +129,43 @@ impl Request {
             header_ready(header);
         }
         true
+    }
+
+    /// As [`Request::set_header`], without a detour over the heap.
+    pub fn set_number(&self, name: &'static str, value: u64) -> bool {
+        let mut digits = [0; 20];
+        let mut at = digits.len();
+        let mut rest = value;
+        loop {
+            at -= 1;
+            digits[at] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        core::str::from_utf8(&digits[at..]).is_ok_and(|text| self.set_header(name, text))
+    }
+
+    /// The client's headers, in the order they came.
+    pub fn headers_in(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        // SAFETY: headers_in of a live request: a list of ngx_table_elt_t in parts linked by `next`, which does not
+        // change any more once the request is being served.
+        let mut part: *const sys::ngx_list_part_t =
+            unsafe { &raw const (*self.as_ptr()).headers_in.headers.part };
+        let parts = core::iter::from_fn(move || {
+            // SAFETY: as above.
+            let this = unsafe { part.as_ref() }?;
+            part = this.next;
+            Some(this)
+        });
+        parts.flat_map(|part| {
+            (0..part.nelts).map(|at| {
+                // SAFETY: as above; `elts` has `nelts` of them.
+                let header = unsafe { &*part.elts.cast::<sys::ngx_table_elt_t>().add(at) };
+                (header.key.as_bytes(), header.value.as_bytes())
+            })
+        })
     }
 
     /// Takes all response headers of a name out, as the core does it: their hash is zero.

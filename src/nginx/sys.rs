@@ -176,6 +176,61 @@ pub unsafe fn zone_of(us: *const sys::ngx_http_upstream_srv_conf_t) -> *const sy
     }
 }
 
+/// Whether the core has `sticky`, and `route` and `drain` of a `server`, itself.
+pub const CORE_STICKY: bool = cfg!(nginx1_29_6);
+
+/// How many words `keepalive` takes.
+#[cfg(not(nginx1_29_6))]
+pub const KEEPALIVE_WORDS: u32 = sys::NGX_CONF_TAKE1;
+#[cfg(nginx1_29_6)]
+pub const KEEPALIVE_WORDS: u32 = sys::NGX_CONF_TAKE12;
+
+/// Whether a `server` line only becomes peers when DNS has answered (`resolve`).
+pub fn server_resolves(server: &sys::ngx_http_upstream_server_t) -> bool {
+    #[cfg(nginx1_27_3)]
+    {
+        server.host.len != 0
+    }
+    #[cfg(not(nginx1_27_3))]
+    {
+        let _ = server;
+        false
+    }
+}
+
+/// Whether the core has changed the list since the request began: then `tried` is about other peers, and the core's
+/// own balancers choose none.
+///
+/// # Safety
+/// `data` must be a live request's, set up by the core.
+pub unsafe fn outdated(data: *const sys::ngx_http_upstream_rr_peer_data_t) -> bool {
+    #[cfg(nginx1_27_3)]
+    // SAFETY: the caller vouches for `data`; `config` is null or a word of the list's zone.
+    unsafe {
+        let config = (*(*data).peers).config;
+        !config.is_null() && config.read_volatile() != (*data).config
+    }
+    #[cfg(not(nginx1_27_3))]
+    {
+        let _ = data;
+        false
+    }
+}
+
+/// Counts one more request on a peer, for the core's own `free` to count down.
+///
+/// # Safety
+/// `peer` must be a live peer whose list the caller has locked for writing.
+pub unsafe fn hold(peer: *mut sys::ngx_http_upstream_rr_peer_t) {
+    #[cfg(nginx1_27_3)]
+    // SAFETY: the caller vouches for `peer`.
+    unsafe {
+        (*peer).refs += 1;
+    }
+    #[cfg(not(nginx1_27_3))]
+    let _ = peer;
+}
+
 /// Whether the core may change lists of peers while it runs (`resolve` in upstreams).
 pub const PEERS_CHANGE: bool = cfg!(nginx1_27_3);
 

@@ -108,18 +108,22 @@ pub unsafe fn conf_of<'c>(us: *const sys::ngx_http_upstream_srv_conf_t) -> Optio
 /// Settles what needs the whole configuration: which groups are looked after, their wraps, the zone's size.
 pub fn finish(cf: *mut sys::ngx_conf_t, main: &mut MainConf) -> Result {
     health::conf::resolve(cf, main)?;
-    let mut records = (0, 0);
+    let mut records = Need::default();
     for us in all(cf) {
         // SAFETY: an explicit group of the configuration being finished.
         let Some(conf) = (unsafe { conf_of(us) }) else { continue };
         let checks = main.health.checks_of(us);
-        if checks.is_empty() && !conf.breaker.is_configured() && !main.breaker.has_routes() {
+        let balanced = conf.balance.is_configured();
+        let routed = main.breaker.has_routes();
+        if checks.is_empty() && !conf.breaker.is_configured() && !balanced && !routed {
             continue;
         }
+        conf.balance.check(cf, us)?;
         // SAFETY: as above; `host` is the group's name.
         let name = unsafe { (*us).host.to_string() };
-        records.0 += checks.len() * servers(us);
-        records.1 += conf.breaker.breakers(servers(us));
+        records.checks += checks.len() * servers(us);
+        records.servers += if balanced { servers(us) } else { 0 };
+        records.breakers += conf.breaker.breakers(servers(us));
         conf.breaker.refuse_without_checks(cf, &name, checks.len())?;
         conf.group.set(Some(main.upstreams.groups.len()));
         main.upstreams.groups.push(wrap(us, name, checks)?);
@@ -131,15 +135,15 @@ pub fn finish(cf: *mut sys::ngx_conf_t, main: &mut MainConf) -> Result {
             let name = unsafe { (*us).host.to_string() };
             main.upstreams.groups.push(wrap(us, name, Vec::new())?);
         }
-        records.1 += main.breaker.routes.len();
+        records.breakers += main.breaker.routes.len();
     }
-    if main.upstreams.groups.is_empty() && records.1 == 0 {
+    if main.upstreams.groups.is_empty() && records.breakers == 0 {
         return Ok(());
     }
-    if records.1 > 0 {
+    if records.breakers > 0 {
         breaker::conf::resolve(cf, main);
     }
-    main.upstreams.zone = Some(announce(cf, main.zone_size, records)?);
+    main.upstreams.zone = Some(announce(cf, main.zone_size, &records)?);
     Ok(())
 }
 
@@ -174,17 +178,32 @@ fn zone_size(checks: usize, breakers: usize) -> usize {
     min_size().max(records + records / 64 + min_size() / 2)
 }
 
+/// How many records the configuration needs.
+#[derive(Default)]
+struct Need {
+    checks: usize,
+    servers: usize,
+    breakers: usize,
+}
+
+impl core::fmt::Display for Need {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let Self { checks, servers, breakers } = self;
+        match servers {
+            0 => write!(f, "{checks} checks and {breakers} breakers"),
+            _ => write!(f, "{checks} checks, {servers} balanced servers and {breakers} breakers"),
+        }
+    }
+}
+
 /// Announces the zone. Its default size leaves room to grow, so that most reloads keep its memory.
-fn announce(
-    cf: *mut sys::ngx_conf_t,
-    size: Option<usize>,
-    (checks, breakers): (usize, usize),
-) -> Result<Zone<Records>> {
+fn announce(cf: *mut sys::ngx_conf_t, size: Option<usize>, need: &Need) -> Result<Zone<Records>> {
+    let (checks, breakers) = (need.checks + need.servers, need.breakers);
     let needed = zone_size(checks, breakers);
     if let Some(size) = size.filter(|size| *size < needed) {
         let kib = needed.div_ceil(1024);
         return Err(ConfError::Other(format!(
-            "\"sluice_zone\" of {}k is too small: {checks} checks and {breakers} breakers need {kib}k",
+            "\"sluice_zone\" of {}k is too small: {need} need {kib}k",
             size / 1024
         )));
     }

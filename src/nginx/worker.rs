@@ -2,7 +2,9 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
+use std::sync::OnceLock;
 
 use nginx_sys as sys;
 
@@ -25,6 +27,7 @@ pub struct Worker {
     pub conf: &'static MainConf,
     pub health: health::Driver,
     pub breakers: breaker::Keeper,
+    pub ledger: limit::Ledger,
     engine: Option<Engine>,
     /// Jobs of this turn of the event loop; they leave together at its end.
     outbox: RefCell<Vec<Job>>,
@@ -56,6 +59,7 @@ pub fn start(conf: &'static MainConf, log: *mut sys::ngx_log_t) {
         conf,
         health: health::Driver::new(log),
         breakers: breaker::Keeper::start(conf, log),
+        ledger: limit::Ledger::new(log),
         engine,
         outbox: RefCell::default(),
         flush: Timer::new(flush, false, log),
@@ -71,6 +75,10 @@ pub fn start(conf: &'static MainConf, log: *mut sys::ngx_log_t) {
 /// Ends the thread and forgets everything. Also before a single process takes up a new configuration.
 pub fn stop() {
     let worker = WORKER.with(|slot| slot.borrow_mut().take());
+    if let Some(worker) = &worker {
+        worker.ledger.close(worker);
+        worker.submit();
+    }
     if let Some(mut worker) = worker
         && let Some(worker) = Rc::get_mut(&mut worker)
         && let Some(engine) = worker.engine.take()
@@ -88,7 +96,8 @@ fn launch(conf: &MainConf, log: *mut sys::ngx_log_t) -> (Option<Wake>, Option<En
         }
     };
     let bell = wake.bell();
-    let engine = without_signals(|| Engine::start(conf.redis.settings(), move || bell.ring()));
+    let start = || Engine::start(conf.redis.settings(), gateway(), move || bell.ring());
+    let engine = without_signals(start);
     match engine {
         Ok(engine) => (Some(wake), Some(engine)),
         Err(error) => {
@@ -96,6 +105,13 @@ fn launch(conf: &MainConf, log: *mut sys::ngx_log_t) -> (Option<Wake>, Option<En
             (None, None)
         }
     }
+}
+
+/// This host's number among those that share a Redis: random, the same in all workers of a master.
+pub fn gateway() -> u64 {
+    static NUMBER: OnceLock<u64> = OnceLock::new();
+    // The hasher's keys come from the system's random numbers; nothing here is a secret.
+    *NUMBER.get_or_init(|| RandomState::new().hash_one(std::process::id()))
 }
 
 /// Runs `f` with all signals blocked, so that a thread it starts never takes one meant for nginx.
@@ -126,6 +142,14 @@ impl Worker {
         self.outbox.borrow_mut().push(job);
         self.flush.post();
         true
+    }
+
+    /// Hands over what is queued.
+    fn submit(&self) {
+        let jobs = self.outbox.take();
+        if let Some(engine) = self.engine.as_ref().filter(|_| !jobs.is_empty()) {
+            engine.submit(jobs);
+        }
     }
 
     /// A ticket for a request that is going to wait; [`Worker::cancel`] or an answer ends it.
@@ -186,10 +210,8 @@ impl Worker {
 
 /// The end of a turn: all jobs of the turn leave in one go.
 fn flush() {
-    let Some(worker) = current() else { return };
-    let jobs = worker.outbox.take();
-    if let Some(engine) = &worker.engine {
-        engine.submit(jobs);
+    if let Some(worker) = current() {
+        worker.submit();
     }
 }
 
@@ -212,7 +234,7 @@ pub fn drain() {
         match item {
             Done::Limit(reply) => limit::answered(&worker, reply),
             Done::Probe(report) => worker.health.reported(&worker, report),
-            Done::Link(event) => super::redis::announce(&event),
+            Done::Link(event) => super::redis::announce(&worker.conf.redis, &event),
         }
     }
 }
@@ -222,7 +244,12 @@ pub fn may_probe() -> bool {
     !exiting()
 }
 
-/// Requests by ticket. A ticket is never used twice: bits 40..64 count the uses of its place.
+/// The ticket of calls nobody waits for.
+pub const NOBODY: u64 = u64::MAX;
+/// Marks tickets that are no request's: the ledger's, and [`NOBODY`].
+pub const LEDGER: u64 = 1 << 63;
+
+/// Requests by ticket. A ticket is not used twice: bits 40..63 count the uses of its place.
 #[derive(Default)]
 struct Tickets {
     places: Vec<Place>,
@@ -245,7 +272,7 @@ impl Tickets {
             (self.places.len() - 1) as u32
         });
         let place = &mut self.places[index as usize];
-        place.uses = (place.uses + 1) & 0xff_ffff;
+        place.uses = (place.uses + 1) & 0x7f_ffff;
         place.request.set(Some(request));
         u64::from(place.uses) << 40 | u64::from(index) << 8
     }

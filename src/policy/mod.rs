@@ -1,6 +1,7 @@
 //! Pure decisions. No nginx, no I/O, no clock, no randomness: `now` and random numbers are arguments.
 #![forbid(unsafe_code)]
 
+pub mod balance;
 pub mod breaker;
 pub mod health;
 pub mod limit;

@@ -69,6 +69,8 @@ pub struct Engine {
 impl Engine {
     /// Starts the thread, which connects to every Redis of `links` at once.
     ///
+    /// `gateway` names this host among those that share a Redis: a random number, the same for all its workers.
+    ///
     /// `wake` is called from the thread, at most once for each [`drain`](Self::drain); it must not block. The
     /// thread inherits the signal mask of the caller, who should have blocked all signals.
     ///
@@ -76,13 +78,14 @@ impl Engine {
     /// If the thread or its reactor cannot be had.
     pub fn start(
         links: Vec<redis::Settings>,
+        gateway: u64,
         wake: impl Fn() + Send + Sync + 'static,
     ) -> std::io::Result<Self> {
         let (sender, done) = channel();
         let outbox = Arc::new(Outbox { sender, signaled: AtomicBool::new(false), wake: Box::new(wake) });
         let (jobs, inbox) = unbounded_channel();
         let (feeds, links): (Vec<_>, Vec<_>) =
-            links.into_iter().map(|settings| Link::new(settings, outbox.clone())).unzip();
+            links.into_iter().map(|settings| Link::new(settings, gateway, outbox.clone())).unzip();
         let gates = links.iter().map(Link::gate).collect();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let post = outbox.clone();

@@ -5,8 +5,11 @@
 //! zero is empty, and each zone starts with a magic number and the version of its layout.
 #![deny(unsafe_code)]
 
+pub mod balance;
 pub mod breaker;
 pub mod cell;
 pub mod health;
 pub mod limit;
+pub mod outage;
+pub mod sessions;
 pub mod upstream;

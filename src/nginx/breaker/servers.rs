@@ -23,8 +23,8 @@ use crate::policy::breaker::{Outcome, Settings, State, may_eject};
 use crate::shared::breaker::{Bar, Token};
 use crate::shared::upstream::Store;
 
-/// Our bit of `down`; 1, 2, 4 and 8 are others' (see `health::peers`).
-const BROKEN: usize = 16;
+/// Our bit of `down`; those below are others' (see `health::peers`).
+const BROKEN: usize = 64;
 
 /// A server and its breaker.
 pub struct Member {

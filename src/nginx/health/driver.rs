@@ -127,10 +127,12 @@ impl Driver {
         }
         if let Some((change, reason)) = booked {
             announce(&subject, change, &reason);
+            // Before anybody hears of it.
+            subject.member.recover(change, mono());
             if let Some(store) = worker.conf.upstreams.store() {
                 store.note_change();
             }
-            super::refresh(worker.conf, subject.group);
+            super::changed(worker.conf, subject.group);
         }
     }
 

@@ -15,17 +15,21 @@ use std::sync::Arc;
 
 use nginx_sys as sys;
 
+use super::balance::{GroupConf, Tuning};
 use super::conf::MainConf;
 use super::log::{self, Level};
 use super::sys::mono;
-use super::upstream::Group;
+use super::upstream::{Group, conf_of};
+use crate::policy::balance::{Mode, Outlook};
 use crate::policy::health::{Condition, Match, State};
 use crate::policy::limit::KeyHash;
+use crate::shared::balance::Server as Words;
 use crate::shared::health::Check as SharedCheck;
 use crate::shared::upstream::{Key, Store};
 
 pub use driver::Driver;
-use peers::{Member, Record, Server};
+use peers::Record;
+pub use peers::{DEGRADED, DRAINING, Member, Peers, Role, Server, each, primaries};
 
 /// All checks of the configuration.
 #[derive(Default)]
@@ -61,56 +65,89 @@ pub struct GroupState {
     applied: Cell<u64>,
     /// The core's count of changes of the list of servers, likewise.
     listed: Cell<usize>,
+    /// What the servers' verdicts came to, likewise.
+    outlook: Cell<Outlook>,
+    panic: Cell<Option<Mode>>,
+    waiting: Cell<usize>,
 }
 
 impl GroupState {
-    fn members(&self) -> &[Member] {
+    pub fn members(&self) -> &[Member] {
         self.members.get().map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// How many degraded servers wait until no other is left.
+    pub fn waiting(&self) -> usize {
+        self.waiting.get()
     }
 }
 
 /// Ties the servers of a group to their records and puts the verdicts into force. In `init_module`: the master,
 /// before any worker of the new cycle exists.
 pub fn adopt(main: &'static MainConf, group: &Group, store: &Store, generation: u32) {
-    if group.checks.is_empty() {
+    // SAFETY: groups are explicit ones of the cycle being set up.
+    let Some(conf) = (unsafe { conf_of(group.upstream) }).map(|conf| &conf.balance) else { return };
+    if group.checks.is_empty() && !conf.is_configured() {
         return;
     }
     let Some(servers) = peers::servers(group.upstream) else {
         let name = &group.name;
-        log::cycle(
-            Level::Warn,
-            format_args!("upstream \"{name}\" has a foreign balancer and is not checked"),
-        );
+        log::cycle(Level::Warn, format_args!("upstream \"{name}\" has a foreign balancer and is left alone"));
         return;
     };
     if peers::may_grow(group.upstream) {
         let name = &group.name;
         log::cycle(
             Level::Warn,
-            format_args!("servers that DNS adds to upstream \"{name}\" are checked from the next reload on"),
+            format_args!(
+                "servers that DNS adds to upstream \"{name}\" are looked after from the next reload on"
+            ),
         );
     }
     let mut seen = HashMap::new();
     let mut members = Vec::with_capacity(servers.len());
-    for server in servers {
+    for (line, server) in conf.lines_of(group.upstream, &servers).into_iter().zip(servers) {
         let ordinal = next(&mut seen, &server.identity());
-        let records = match records(main, group, store, (&server, ordinal)) {
-            Ok(records) => records,
+        let claimed = records(main, group, store, (&server, ordinal)).and_then(|records| {
+            let words = words(group, store, conf, (&server, ordinal))?;
+            Ok((records, Tuning::new(line, &server, words)))
+        });
+        let (records, tuning) = match claimed {
+            Ok(claimed) => claimed,
             Err(full) => {
                 let name = &group.name;
-                log::cycle(Level::Alert, format_args!("upstream \"{name}\" is not checked in full: {full}"));
+                log::cycle(
+                    Level::Alert,
+                    format_args!("upstream \"{name}\" is not looked after in full: {full}"),
+                );
                 break;
             }
         };
         for (record, new) in &records {
             prepare(main, record, *new, generation);
         }
-        members.push(Member::new(server, records.into_iter().map(|(record, _)| record).collect()));
+        members.push(Member::new(server, records.into_iter().map(|(record, _)| record).collect(), tuning));
     }
     // Once per cycle: the cell is empty.
     let _ = group.health.members.set(members);
     group.health.applied.set(store.changes());
     put_into_force(group);
+}
+
+/// The record of one server, if its group is balanced.
+fn words(
+    group: &Group,
+    store: &Store,
+    conf: &GroupConf,
+    (server, ordinal): (&Server, usize),
+) -> Result<Option<&'static Words>, crate::shared::upstream::Full> {
+    if !conf.is_configured() {
+        return Ok(None);
+    }
+    let text = format!("server\0{}\0{}\0{ordinal}", group.name, server.identity());
+    let (high, low) = KeyHash::new(text.as_bytes()).as_u64s();
+    let (index, _) = store.server([high, low])?;
+    Ok(store.server_at(index))
 }
 
 /// How often `key` has been seen before.
@@ -168,7 +205,7 @@ fn prepare(main: &MainConf, record: &Record, new: bool, generation: u32) {
 
 /// Called before each pick of the group's balancer: one load when nothing changed.
 pub fn refresh(main: &MainConf, group: &Group) {
-    if group.checks.is_empty() {
+    if group.health.members().is_empty() {
         return;
     }
     let Some(store) = main.upstreams.store() else { return };
@@ -185,7 +222,32 @@ pub fn refresh(main: &MainConf, group: &Group) {
 }
 
 fn put_into_force(group: &Group) {
-    peers::apply(group.upstream, group.health.members());
+    // SAFETY: groups are explicit ones of a live cycle.
+    let panic = unsafe { conf_of(group.upstream) }.and_then(|conf| conf.balance.panic);
+    let outlook = peers::apply(group.upstream, group.health.members(), panic);
+    let waiting = group.health.members().iter().filter(|member| member.waits(&outlook, panic));
+    group.health.waiting.set(waiting.count());
+    group.health.panic.set(panic.and_then(|panic| outlook.panics(panic)));
+    group.health.outlook.set(outlook);
+}
+
+/// A verdict has changed: puts it into force, and says so if that begins or ends a panic.
+fn changed(main: &MainConf, group: &Group) {
+    let before = group.health.panic.get();
+    refresh(main, group);
+    let (after, (usable, all)) = (group.health.panic.get(), group.health.outlook.get().primaries());
+    let name = &group.name;
+    match after {
+        _ if before == after => {}
+        Some(mode) => {
+            let to = if mode == Mode::All { "all of them" } else { "none" };
+            let few = format_args!("{usable} of {all} servers are usable, requests go to {to}");
+            log::cycle(Level::Warn, format_args!("upstream is in panic: {few}, upstream \"{name}\""));
+        }
+        None => {
+            log::cycle(Level::Notice, format_args!("upstream is no longer in panic, upstream \"{name}\""))
+        }
+    }
 }
 
 /// The verdict of a record.

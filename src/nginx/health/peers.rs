@@ -9,18 +9,31 @@ use std::path::PathBuf;
 
 use nginx_sys as sys;
 
-use super::super::sys::{PEERS_CHANGE, PeersLock, peers_config, peers_resolve, zone_of};
-use crate::policy::health::Condition;
+use super::super::balance::Tuning;
+use super::super::sys::{CORE_STICKY, PEERS_CHANGE, PeersLock, peers_config, peers_resolve, zone_of};
+use crate::policy::Millis;
+use crate::policy::balance::{Facts, Mode, Outlook, Panic, Standing, State};
+use crate::policy::health::{Change, Condition};
 use crate::remote::probe::Target;
 use crate::shared::health::Check as SharedCheck;
 
 pub type Upstream = *mut sys::ngx_http_upstream_srv_conf_t;
 pub type Peers = *mut sys::ngx_http_upstream_rr_peers_t;
+type Peer = *mut sys::ngx_http_upstream_rr_peer_t;
 
-/// Bits of `down`. 1 and 8 are the configuration's (`down`, `drain`), 16 is that of the breakers of servers.
+/// Bits of `down`. 1 is the configuration's (`down`), and 8 where the core knows `drain`; 64 is that of the
+/// breakers of servers.
 const CONFIGURED: usize = 1;
 const UNHEALTHY: usize = 2;
 const CHECKING: usize = 4;
+/// Only for sessions that are bound to it.
+pub const DRAINING: usize = 8;
+/// Waits until no healthy server is left.
+pub const DEGRADED: usize = 16;
+/// The group is in panic and sends to nobody.
+const REFUSED: usize = 32;
+/// All that we write.
+const OURS: usize = UNHEALTHY | CHECKING | DEGRADED | REFUSED | if CORE_STICKY { 0 } else { DRAINING };
 
 /// Primary servers and backup servers are two lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +55,11 @@ pub struct Server {
 }
 
 impl Server {
+    /// The text in the configuration.
+    pub fn text(&self) -> &str {
+        &self.server
+    }
+
     /// What tells it from the group's other servers.
     pub fn identity(&self) -> String {
         format!("{}\0{}\0{:?}", self.server, self.name, self.role)
@@ -59,6 +77,7 @@ impl Server {
 pub struct Member {
     pub server: Server,
     pub records: Vec<Record>,
+    pub tuning: Tuning,
     /// Whether it is still among the group's peers: servers found by DNS come and go.
     present: Cell<bool>,
 }
@@ -73,8 +92,8 @@ pub struct Record {
 }
 
 impl Member {
-    pub fn new(server: Server, records: Vec<Record>) -> Self {
-        Self { server, records, present: Cell::new(true) }
+    pub fn new(server: Server, records: Vec<Record>, tuning: Tuning) -> Self {
+        Self { server, records, tuning, present: Cell::new(true) }
     }
 
     /// Whether there is a point in probing it.
@@ -89,11 +108,66 @@ impl Member {
 
     /// Whether its checks let traffic through.
     pub fn is_usable(&self) -> bool {
-        self.bits() == 0
+        self.verdict() == 0
+    }
+
+    /// The last of its checks to fail has passed: it begins to warm up.
+    pub fn recover(&self, change: Change, now: Millis) {
+        let fell = |condition| matches!(condition, Condition::Down | Condition::Checking);
+        if fell(change.from) && !fell(change.to) && self.verdict() == 0 {
+            self.tuning.recover(now);
+        }
+    }
+
+    /// One of its checks calls it degraded.
+    pub fn is_degraded(&self) -> bool {
+        self.records.iter().any(|record| super::condition(record.shared) == Condition::Degraded)
+    }
+
+    /// What it counts for in its group; `None`: people took it out.
+    fn standing(&self) -> Option<Standing> {
+        let counts = self.present.get() && !self.server.configured_down && !self.tuning.drains();
+        counts.then(|| Standing {
+            backup: self.server.role == Role::Backup,
+            usable: self.verdict() == 0,
+            degraded: self.is_degraded(),
+        })
+    }
+
+    /// All that keeps it from getting requests, as bits of `down`.
+    fn bits(&self, outlook: &Outlook, panic: Option<Panic>) -> usize {
+        let mut bits = self.verdict();
+        let panics =
+            panic.and_then(|panic| outlook.panics(panic)).filter(|_| self.server.role == Role::Primary);
+        match panics {
+            Some(Mode::All) => bits &= !UNHEALTHY,
+            Some(Mode::None) => bits |= REFUSED,
+            None if self.is_degraded() && outlook.spares_degraded() => bits |= DEGRADED,
+            None => {}
+        }
+        if self.tuning.drains() && !CORE_STICKY { bits | DRAINING } else { bits }
+    }
+
+    /// Whether it could have requests, and waits because healthy servers are left.
+    pub fn waits(&self, outlook: &Outlook, panic: Option<Panic>) -> bool {
+        self.standing().is_some() && self.bits(outlook, panic) == DEGRADED
+    }
+
+    /// Its state in one word; `unavail`: the core has put it aside after `max_fails`.
+    #[allow(dead_code, reason = "for the API, which is to come")]
+    pub fn state(&self, unavail: bool) -> State {
+        let verdict = self.verdict();
+        State::of(Facts {
+            down: self.server.configured_down,
+            draining: self.tuning.drains(),
+            unhealthy: verdict & UNHEALTHY != 0,
+            checking: verdict & CHECKING != 0,
+            unavail,
+        })
     }
 
     /// What its checks say, as bits of `down`: one that fails is enough.
-    fn bits(&self) -> usize {
+    fn verdict(&self) -> usize {
         self.records.iter().fold(0, |bits, record| {
             bits | match super::condition(record.shared) {
                 Condition::Up | Condition::Degraded => 0,
@@ -122,6 +196,11 @@ pub fn lists(us: Upstream) -> Option<[(Role, Peers); 2]> {
         };
         ours.then(|| [(Role::Primary, peers), (Role::Backup, (*peers).next)])
     }
+}
+
+/// The primary servers of a group, if its balancer keeps the core's lists.
+pub fn primaries(us: Upstream) -> Option<Peers> {
+    lists(us).map(|[(_, primary), _]| primary)
 }
 
 /// The core's count of changes of the group's primary list (servers found by DNS).
@@ -168,33 +247,58 @@ pub fn servers(us: Upstream) -> Option<Vec<Server>> {
     Some(found)
 }
 
-/// Writes the verdicts of `members` into the peers. The records are read under the list's lock: of two workers
-/// that do this at once, the later one writes what is true.
-pub fn apply(us: Upstream, members: &[Member]) {
-    let Some(lists) = lists(us) else { return };
-    for (role, list) in lists {
+/// Calls `see` with each peer of `list`, its position, and the member of `members` that it is. As a rule the list is
+/// as it was when the members were found; servers found by DNS may have moved it.
+///
+/// # Safety
+/// `list` must be a live list of this process's cycle, locked by the caller, of servers of `role`.
+pub unsafe fn each<'m>(
+    list: Peers,
+    role: Role,
+    members: &'m [Member],
+    mut see: impl FnMut(Peer, usize, Option<&'m Member>),
+) {
+    let of_role = || members.iter().filter(move |member| member.server.role == role);
+    let mut expected = of_role();
+    // SAFETY: the caller vouches for the list; peers are linked by `next` and end with null.
+    unsafe {
+        let (mut peer, mut at) = ((*list).peer, 0);
+        while !peer.is_null() {
+            let member = expected.next().filter(|member| member.server.is(peer));
+            see(peer, at, member.or_else(|| of_role().find(|member| member.server.is(peer))));
+            (peer, at) = ((*peer).next, at + 1);
+        }
+    }
+}
+
+fn outlook(members: &[Member]) -> Outlook {
+    let mut outlook = Outlook::default();
+    members.iter().filter_map(Member::standing).for_each(|standing| outlook.add(standing));
+    outlook
+}
+
+/// Writes what keeps `members` from getting requests into the peers, and returns what their verdicts come to. The
+/// records are read under the list's lock: of two workers that do this at once, the later one writes what is true.
+pub fn apply(us: Upstream, members: &[Member], panic: Option<Panic>) -> Outlook {
+    for (role, list) in lists(us).into_iter().flatten() {
         if list.is_null() {
             continue;
         }
-        let of_role = || members.iter().filter(move |member| member.server.role == role);
-        of_role().for_each(|member| member.present.set(false));
-        let mut expected = of_role();
-        // SAFETY: a live list of this process's cycle. Nothing between lock and unlock allocates, logs or
-        // panics; peers end with null.
+        // SAFETY: a live list of this process's cycle. Nothing between lock and unlock allocates, logs or panics.
         unsafe {
             let _lock = PeersLock::write(list);
-            let mut peer = (*list).peer;
-            while !peer.is_null() {
-                // As a rule the list is as it was; servers found by DNS may have moved it.
-                let member = expected.next().filter(|member| member.server.is(peer));
-                if let Some(member) = member.or_else(|| of_role().find(|member| member.server.is(peer))) {
+            let outlook = outlook(members);
+            let of_role = members.iter().filter(|member| member.server.role == role);
+            of_role.for_each(|member| member.present.set(false));
+            each(list, role, members, |peer, _, member| {
+                if let Some(member) = member {
                     member.present.set(true);
-                    mark(list, peer, UNHEALTHY | CHECKING, member.bits());
+                    mark(list, peer, OURS, member.bits(&outlook, panic));
                 }
-                peer = (*peer).next;
-            }
+            });
         }
     }
+    outlook(members)
 }
 
 /// Writes the bits of `mask` in a peer's `down`.

@@ -1,5 +1,7 @@
 //! The directives of rate limiting.
 
+use std::cell::Cell;
+
 use nginx_sys as sys;
 
 use super::super::cf::{
@@ -8,9 +10,11 @@ use super::super::cf::{
 use super::super::conf::{self, MainConf};
 use super::super::log::Level;
 use super::super::zone::{Zone, min_size};
-use super::{DEFAULT_LOG_LEVEL, Limit, LimitSpec, OnError, RateSpec, ZoneConf};
+use super::{DEFAULT_LOG_LEVEL, Limit, LimitSpec, OnError, RateSpec, Sync, ZoneConf};
+use crate::policy::Millis;
 use crate::policy::limit::{Algorithm, Delay, Rate, Rule};
 use crate::remote::redis::MAX_LIMITS;
+use crate::shared::limit::Shape;
 
 /// `rate_limit_headers`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -107,6 +111,20 @@ fn settle(limit: &mut Limit, main: &MainConf) -> Result {
     Ok(())
 }
 
+/// `lease_time=` without a value of its own.
+const LEASE_TIME: Millis = 50;
+/// Longest `lease_time=`: grants are for the traffic of the next moment.
+const MAX_LEASE_TIME: Millis = 60_000;
+
+/// `sync=`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Strict,
+    Lease,
+    Async,
+    Off,
+}
+
 /// What `rate_limit_zone` was given.
 #[derive(Default)]
 struct Draft<'a> {
@@ -115,7 +133,8 @@ struct Draft<'a> {
     burst: Option<u64>,
     algorithm: Option<Algorithm>,
     redis: Option<&'a str>,
-    sync: Option<&'a str>,
+    sync: Option<Mode>,
+    lease_time: Option<Millis>,
     on_error: Option<OnError>,
 }
 
@@ -138,9 +157,11 @@ pub fn zone(directive: &Directive, conf: &mut MainConf) -> Result {
         Rule::new(algorithm, rate, draft.burst, delay)
             .map_err(|e| ConfError::Other(format!("is impossible: {e}")))?;
     }
-    let redis_name = draft.redis_name()?;
-    let spec = LimitSpec { key: directive.arg().to_owned(), algorithm };
-    let shm_name = format!("rate_limit:{name}:{}", algorithm.name());
+    let (redis_name, sync) = draft.redis()?;
+    let shape = Shape { algorithm, lease: matches!(sync, Sync::Lease(_)) };
+    let spec = LimitSpec { key: directive.arg().to_owned(), shape };
+    let layout = if shape.lease { ":lease" } else { "" };
+    let shm_name = format!("rate_limit:{name}:{}{layout}", algorithm.name());
     let shm = Zone::add(directive.cf(), (&shm_name, name), size, spec)?;
     conf.limits.0.push(ZoneConf {
         name: name.to_owned(),
@@ -151,9 +172,11 @@ pub fn zone(directive: &Directive, conf: &mut MainConf) -> Result {
         place: directive.place(),
         redis_name: redis_name.map(str::to_owned),
         redis: None,
+        sync,
         on_error: draft.on_error.unwrap_or_default(),
         shm,
-        complained: Default::default(),
+        complained: Cell::default(),
+        next_look: Cell::default(),
     });
     Ok(())
 }
@@ -171,25 +194,31 @@ impl<'a> Draft<'a> {
             }
             "redis" => self.redis = Some(param.value()?),
             "sync" => self.sync = Some(sync(param)?),
-            "lease_time" => {
-                param.time()?;
-                return Err(ConfError::Other("has \"lease_time\", which needs \"sync=lease\"".to_owned()));
-            }
+            "lease_time" => self.lease_time = Some(lease_time(param)?),
             "on_error" => self.on_error = Some(on_error(param)?),
             _ => return Err(param.unknown()),
         }
         Ok(())
     }
 
-    /// The Redis that decides, if one does.
-    fn redis_name(&self) -> Result<Option<&'a str>> {
+    /// The Redis that decides, if one does, and how.
+    fn redis(&self) -> Result<(Option<&'a str>, Sync)> {
+        let needs = |what: &str, other: &str| {
+            Err(ConfError::Other(format!("has \"{what}\", which needs \"{other}\"")))
+        };
+        if self.lease_time.is_some() && self.sync != Some(Mode::Lease) {
+            return needs("lease_time", "sync=lease");
+        }
+        let sync = match self.sync {
+            Some(Mode::Lease) => Sync::Lease(self.lease_time.unwrap_or(LEASE_TIME)),
+            Some(Mode::Async) => Sync::Async,
+            Some(Mode::Strict | Mode::Off) | None => Sync::Strict,
+        };
         match (self.redis, self.sync) {
-            (Some(_), Some("off")) => Ok(None),
-            (Some(name), _) => Ok(Some(name)),
-            (None, None | Some("off")) if self.on_error.is_none() => Ok(None),
-            (None, None | Some("off")) => {
-                Err(ConfError::Other("has \"on_error\", which needs \"redis\"".to_owned()))
-            }
+            (Some(_), Some(Mode::Off)) => Ok((None, sync)),
+            (Some(name), _) => Ok((Some(name), sync)),
+            (None, None | Some(Mode::Off)) if self.on_error.is_none() => Ok((None, sync)),
+            (None, None | Some(Mode::Off)) => needs("on_error", "redis"),
             (None, Some(_)) => Err(ConfError::Missing("redis")),
         }
     }
@@ -236,14 +265,19 @@ fn rate(directive: &Directive, param: &Param<'_>) -> Result<RateSpec> {
     Rate::parse(text).map(RateSpec::Fixed).map_err(|e| ConfError::Other(format!("has {e}")))
 }
 
-fn sync<'a>(param: &Param<'a>) -> Result<&'a str> {
+fn sync(param: &Param<'_>) -> Result<Mode> {
     match param.value()? {
-        mode @ ("strict" | "off") => Ok(mode),
-        mode @ ("lease" | "async") => {
-            Err(ConfError::Other(format!("has \"sync={mode}\", which is not supported yet")))
-        }
-        _ => Err(param.invalid("\"strict\" or \"off\"")),
+        "strict" => Ok(Mode::Strict),
+        "lease" => Ok(Mode::Lease),
+        "async" => Ok(Mode::Async),
+        "off" => Ok(Mode::Off),
+        _ => Err(param.invalid("\"strict\", \"lease\", \"async\" or \"off\"")),
     }
+}
+
+fn lease_time(param: &Param<'_>) -> Result<Millis> {
+    let life = Some(param.time()?).filter(|life| (1..=MAX_LEASE_TIME).contains(life));
+    life.ok_or_else(|| param.invalid("a time from 1ms to 60s"))
 }
 
 fn on_error(param: &Param<'_>) -> Result<OnError> {

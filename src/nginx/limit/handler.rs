@@ -7,10 +7,12 @@ use super::super::context::Context;
 use super::super::log::Level;
 use super::super::reject::{Cause, Refusal, refuse};
 use super::super::request::Request;
-use super::super::sys::{AGAIN, DECLINED, mono};
+use super::super::sys::{AGAIN, DECLINED};
 use super::super::worker::{self, PART_MASK, Worker};
-use super::decide::{self, Wait};
-use super::{Stage, Status, Verdict};
+use super::applied::collect;
+use super::ask::Wait;
+use super::desk::Desk;
+use super::{Few, Stage, Status, Verdict, decide};
 use crate::policy::Millis;
 use crate::remote::redis::Reply;
 
@@ -34,7 +36,7 @@ pub fn handler(request: &Request) -> sys::ngx_int_t {
             ctx.limit.borrow_mut().stage = Stage::Waiting(wait);
             AGAIN
         }
-        Stage::Waiting(wait) => answer(request, ctx, wait),
+        Stage::Waiting(mut wait) => answer(request, ctx, &mut wait),
         Stage::Done => {
             ctx.limit.borrow_mut().stage = Stage::Done;
             DECLINED
@@ -46,37 +48,38 @@ pub fn handler(request: &Request) -> sys::ngx_int_t {
 fn begin(request: &Request, ctx: &Context) -> sys::ngx_int_t {
     let conf = &request.loc_conf().limit;
     let zones = &request.main_conf().limits;
-    let applied = decide::collect(request, &conf.limits, conf.dry_run());
+    let mut applied = collect(request, &conf.limits, conf.dry_run());
     if applied.is_empty() {
-        return close(request, ctx, decide::bypassed());
-    }
-    let parts = decide::plan(&applied, zones);
-    let mut wait = Wait { ticket: 0, applied, parts, outstanding: 0, asked: mono() };
-    if wait.parts.is_empty() {
-        return close(request, ctx, decide::conclude(None, &wait, zones));
+        return close(request, ctx, Verdict::new(Status::Bypassed, Few::new()));
     }
     let worker = worker::current();
-    if let Some(verdict) = decide::refused_locally(worker.as_deref(), &wait.applied, zones) {
+    let desk = Desk::new(worker.as_deref(), zones);
+    desk.decide_early(&mut applied);
+    let mut wait = Wait::new(applied);
+    if wait.parts.is_empty() {
+        return close(request, ctx, decide::conclude(&desk, &mut wait));
+    }
+    if let Some(verdict) = decide::refused_early(&desk, &wait.applied) {
         return close(request, ctx, verdict);
     }
-    let Some(worker) = worker else { return answer(request, ctx, wait) };
+    let Some(worker) = worker.as_ref() else { return answer(request, ctx, &mut wait) };
     wait.ticket = worker.ticket(request);
-    let longest = decide::ask(&worker, &mut wait, zones);
+    let longest = wait.ask(worker, zones);
     if wait.outstanding == 0 {
         worker.cancel(wait.ticket);
-        return answer(request, ctx, wait);
+        return answer(request, ctx, &mut wait);
     }
     worker.deadline(wait.ticket, longest);
-    ctx.limit.borrow_mut().stage = Stage::Waiting(wait);
+    ctx.limit.borrow_mut().stage = Stage::Waiting(Box::new(wait));
     request.sleep();
     AGAIN
 }
 
 /// All answers are in, or will not come.
-fn answer(request: &Request, ctx: &Context, wait: Wait) -> sys::ngx_int_t {
+fn answer(request: &Request, ctx: &Context, wait: &mut Wait) -> sys::ngx_int_t {
     let worker = worker::current();
-    let verdict = decide::conclude(worker.as_deref(), &wait, &request.main_conf().limits);
-    close(request, ctx, verdict)
+    let desk = Desk::new(worker.as_deref(), &request.main_conf().limits);
+    close(request, ctx, decide::conclude(&desk, wait))
 }
 
 /// Acts on the verdict.
@@ -144,6 +147,9 @@ fn log(request: &Request, verdict: &Verdict, delay: Millis) {
 
 /// An answer from the I/O thread.
 pub fn answered(worker: &Worker, reply: Reply) {
+    if worker.ledger.answered(worker, &reply) {
+        return;
+    }
     let ticket = reply.ticket & !PART_MASK;
     let Some(r) = worker.waiting(ticket) else { return };
     // SAFETY: a ticket names a request only as long as that is alive: its context cancels the ticket when the
@@ -183,7 +189,7 @@ pub fn expired(worker: &Worker, ticket: u64) {
     with_wait(request, |wait| {
         for part in wait.parts.iter_mut().filter(|part| part.answer.is_none()) {
             part.answer = Some(None);
-            if let Some(gate) = worker.gate(part.link()) {
+            if let Some(gate) = worker.gate(part.link) {
                 gate.timed_out();
             }
         }
@@ -203,12 +209,15 @@ fn with_wait(request: &Request, f: impl FnOnce(&mut Wait) -> bool) -> bool {
 }
 
 impl Drop for Wait {
-    /// A request that goes while it waits takes its ticket with it.
+    /// A request that goes while it waits takes its ticket with it, and its question for a grant.
     fn drop(&mut self) {
         if let Some(worker) = worker::current()
             && self.ticket != 0
+            && worker.waiting(self.ticket).is_some()
         {
             worker.cancel(self.ticket);
+            let desk = Desk::new(Some(&worker), &worker.conf.limits);
+            self.applied.iter().for_each(|one| desk.abandon(one));
         }
     }
 }

@@ -13,9 +13,9 @@ pub fn add(request: &Request, verdict: &Verdict) {
     let Some(speaker) = verdict.speaker() else { return };
     let Form { headers, reset: form } = verdict.form;
     if matches!(headers, Headers::On | Headers::All) {
-        request.set_header("X-RateLimit-Limit", &speaker.rule.rate().count.to_string());
-        request.set_header("X-RateLimit-Remaining", &speaker.decision.remaining.to_string());
-        request.set_header("X-RateLimit-Reset", &reset(speaker, form, now().wall).to_string());
+        request.set_number("X-RateLimit-Limit", speaker.rule.rate().count);
+        request.set_number("X-RateLimit-Remaining", speaker.decision.remaining);
+        request.set_number("X-RateLimit-Reset", reset(speaker, form, now().wall));
     }
     if matches!(headers, Headers::Ietf | Headers::All) {
         let zones = &request.main_conf().limits;

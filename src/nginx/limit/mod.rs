@@ -1,9 +1,13 @@
 //! Rate limiting: the zones, what applies to a request, and the way of a request through it.
 
+mod applied;
+mod ask;
 pub mod conf;
 mod decide;
+mod desk;
 mod handler;
 pub mod headers;
+mod ledger;
 pub mod variables;
 
 use std::cell::Cell;
@@ -14,12 +18,16 @@ use super::zone::{Contents, Zone};
 use crate::policy::Millis;
 use crate::policy::limit::{Algorithm, Decision, Delay, Rate, Rule};
 use crate::shared::cell::Region;
-use crate::shared::limit::LimitZone;
+use crate::shared::limit::{LimitZone, Pressure, Shape};
 
 pub use conf::LocConf;
 pub use handler::{answered, expired, handler};
+pub use ledger::Ledger;
 
-use decide::Wait;
+use ask::Wait;
+
+/// As many as most locations have limits need no memory of their own.
+pub type Few<T> = smallvec::SmallVec<[T; 1]>;
 
 /// All zones, in the order of the file: a zone's number is its position.
 #[derive(Default)]
@@ -47,16 +55,54 @@ pub struct ZoneConf {
     pub redis_name: Option<String>,
     /// Its number, known once all blocks have been read.
     pub redis: Option<usize>,
+    pub sync: Sync,
     pub on_error: OnError,
     pub shm: Zone<LimitShm>,
     /// When the last line about a bad variable rate was logged.
     pub complained: Cell<Option<Millis>>,
+    /// When this worker looks next whether the zone is full.
+    pub next_look: Cell<Millis>,
 }
+
+impl ZoneConf {
+    /// Says that the zone is full, if it was since somebody last said so: once a minute and worker at most.
+    fn watch(&self, now: Millis) {
+        if now < self.next_look.get() {
+            return;
+        }
+        let pressure = self.shm.get().and_then(|shm| shm.0.report());
+        self.next_look.set(now + if pressure.is_some() { FULL_PAUSE } else { LOOK_PAUSE });
+        if let Some(Pressure { evicted, exhausted }) = pressure {
+            let text = "keys were dropped before their quota was back";
+            super::log::cycle(
+                Level::Warn,
+                format_args!(
+                    "zone \"{}\" is full: {evicted} {text}, {exhausted} requests were refused",
+                    self.name
+                ),
+            );
+        }
+    }
+}
+
+/// Milliseconds between two looks at whether a zone is full, and between two lines about it.
+const LOOK_PAUSE: Millis = 1_000;
+const FULL_PAUSE: Millis = 60_000;
 
 /// A fixed rate, or a variable that holds one.
 pub enum RateSpec {
     Fixed(Rate),
     Variable(ComplexValue),
+}
+
+/// `sync=` of a zone with a Redis (`off` leaves it without one).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sync {
+    #[default]
+    Strict,
+    /// How long a grant lives.
+    Lease(Millis),
+    Async,
 }
 
 /// What happens to a request that Redis gave no answer for.
@@ -72,7 +118,7 @@ pub enum OnError {
 pub struct LimitSpec {
     /// The key as written: another key's counts mean nothing.
     pub key: String,
-    pub algorithm: Algorithm,
+    pub shape: Shape,
 }
 
 /// The memory of a zone.
@@ -82,11 +128,11 @@ impl Contents for LimitShm {
     type Spec = LimitSpec;
 
     fn create(spec: &LimitSpec, region: Region) -> Result<Self, String> {
-        LimitZone::create(region, spec.algorithm).map(Self).map_err(|e| e.to_string())
+        LimitZone::create(region, spec.shape).map(Self).map_err(|e| e.to_string())
     }
 
     fn adopt(spec: &LimitSpec, region: Region) -> Result<Self, String> {
-        LimitZone::adopt(region, spec.algorithm).map(Self).map_err(|e| e.to_string())
+        LimitZone::adopt(region, spec.shape).map(Self).map_err(|e| e.to_string())
     }
 
     fn compatible(spec: &LimitSpec, old: &LimitSpec) -> Result<(), String> {
@@ -153,6 +199,8 @@ impl Status {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
     Local,
+    /// A grant that this host has taken from Redis.
+    Lease,
     /// Shared memory knows from Redis's last answers that it would refuse.
     Cache,
     Redis,
@@ -163,6 +211,7 @@ impl Source {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Local => "local",
+            Self::Lease => "lease",
             Self::Cache => "cache",
             Self::Redis => "redis",
             Self::Fallback => "fallback",
@@ -183,7 +232,7 @@ pub struct Ruling {
 pub struct Verdict {
     pub status: Status,
     /// The enforced limits' decisions, for headers; empty when nothing was decided.
-    pub rulings: Vec<Ruling>,
+    pub rulings: Few<Ruling>,
     /// Which ruling speaks for the request: the one that refused, or the one with least left.
     pub speaker: Option<usize>,
     /// As the limited location wants it told, wherever an internal redirect takes the request.
@@ -191,10 +240,24 @@ pub struct Verdict {
 }
 
 impl Verdict {
+    pub fn new(status: Status, rulings: Few<Ruling>) -> Self {
+        let speaker = speaker(&rulings);
+        Self { status, rulings, speaker, form: conf::Form::default() }
+    }
+
     /// The ruling that headers and variables tell of.
     pub fn speaker(&self) -> Option<&Ruling> {
         self.rulings.get(self.speaker?)
     }
+}
+
+/// The ruling that refused for longest; without a refusal, the one that refuses next: with least left. (A share of
+/// the rate would favour rates with a small burst, which a client never comes to feel.)
+fn speaker(rulings: &[Ruling]) -> Option<usize> {
+    let positions = rulings.iter().enumerate();
+    let refused =
+        positions.clone().filter(|(_, r)| !r.decision.admitted).max_by_key(|(_, r)| r.decision.retry_after);
+    refused.or_else(|| positions.min_by_key(|(_, r)| r.decision.remaining)).map(|(position, _)| position)
 }
 
 /// Where a request stands.
@@ -203,7 +266,7 @@ pub enum Stage {
     #[default]
     New,
     /// Some limits wait for Redis.
-    Waiting(Wait),
+    Waiting(Box<Wait>),
     Done,
 }
 

@@ -126,7 +126,6 @@ impl Gcra {
     }
 
     /// Excess requests that pass without delay, at most `burst` (which is `nodelay`).
-    #[cfg(test)]
     pub const fn delay(&self) -> u64 {
         self.delay
     }
@@ -211,9 +210,11 @@ impl Gcra {
         self.tat(self.level(tat, now).saturating_sub(cost.saturating_mul(self.p)), now)
     }
 
-    /// The state raised, never lowered, to one that is empty only `reset_after` ms from now.
+    /// The state raised, never lowered, to one that is empty only `reset_after` ms from now. That may be more
+    /// than full, by debts that were charged without asking, as far as it can still be told from a state of
+    /// another configuration: up to the horizon.
     pub fn raised(&self, tat: Tat, now: Millis, reset_after: Millis) -> Tat {
-        let ticks = reset_after.min(self.horizon()).saturating_mul(self.n).min(self.capacity());
+        let ticks = reset_after.min(self.horizon()).saturating_mul(self.n);
         tat.max(self.tat(ticks, now))
     }
 

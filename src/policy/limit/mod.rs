@@ -5,12 +5,16 @@
 
 mod gcra;
 mod key;
+mod lease;
 mod rate;
+mod share;
 mod window;
 
-pub use gcra::{Gcra, GcraError, Tat};
+pub use gcra::{CLOCK_SLACK, Gcra, GcraError, Tat};
 pub use key::{KeyHash, redis_key};
+pub use lease::{Former, Pace};
 pub use rate::Rate;
+pub use share::Share;
 pub use window::{Bucket, FixedWindow, LIVE_BUCKETS, Usage, Window, WindowError};
 
 use super::Millis;

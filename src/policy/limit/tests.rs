@@ -327,3 +327,27 @@ fn the_state_fits_its_word() {
     assert_eq!(Tat::new(u64::MAX, u64::MAX).to_bits(), u64::MAX);
     assert!(Tat::EMPTY.is_empty_at(0) && !Tat::new(5, 1).is_empty_at(5) && Tat::new(5, 1).is_empty_at(6));
 }
+
+#[test]
+fn debts_fill_a_bucket_beyond_full_and_no_further_than_the_horizon() {
+    for limit in [gcra("100r/m", 20), gcra("7r/s", 3), gcra("999r/s", 30), gcra("1r/d", 0)] {
+        let (now, horizon) = (1_000_000, limit.horizon());
+        let deep = limit.raised(Tat::EMPTY, now, horizon);
+        let level = limit.level(deep, now);
+        assert_eq!(level, horizon * limit.n());
+        assert!(level > limit.capacity() && level <= limit.capacity() + CLOCK_SLACK * limit.n());
+        assert_eq!(limit.raised(Tat::EMPTY, now, u64::MAX), deep);
+        // Refused for longer than by a full bucket, told exactly, and not cut down.
+        let (refused, kept) = limit.admit(deep, now, 1);
+        assert_eq!((refused.admitted, refused.remaining, kept), (false, 0, deep));
+        assert_eq!(refused.reset_after, horizon);
+        assert!(!limit.admit(deep, now + refused.retry_after - 1, 1).0.admitted);
+        assert!(limit.admit(deep, now + refused.retry_after, 1).0.admitted);
+        assert_eq!(limit.level(limit.refund(deep, now, 1), now), level - limit.p());
+        // What is already deeper stays; what is less is raised.
+        assert_eq!(limit.raised(deep, now, 1), deep);
+        assert_eq!(limit.raised(limit.tat(1, now), now, horizon), deep);
+        // Beyond the horizon it is another configuration's, and only full.
+        assert_eq!(limit.level(Tat::new(now + horizon + 1, 0), now), limit.capacity());
+    }
+}

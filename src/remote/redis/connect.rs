@@ -15,8 +15,8 @@ use ::redis::{
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::timeout;
 
-use super::batch;
 use super::failure::{clean, describe};
+use super::script;
 use super::settings::{Mode, Server, Settings, Tls};
 
 /// One connection. Dropping it, and what was cloned from it, closes the socket.
@@ -46,7 +46,7 @@ impl Connection {
 /// What was wrong with the last server tried, in one clean line.
 pub(super) async fn connect(settings: &Settings) -> Result<Connection, String> {
     let mut reason = "no server".to_owned();
-    let proof = batch::probe_key(&settings.key_prefix, None);
+    let proof = script::probe_key(&settings.key_prefix, None);
     let count = if settings.mode == Mode::Standalone { settings.servers.len() } else { 1 };
     for server in settings.servers.iter().take(count) {
         reason = match open(settings, server, Some(&proof)).await {
@@ -109,9 +109,9 @@ async fn login(
         config = config.set_dns_resolver(resolver);
     }
     let mut redis = client.get_multiplexed_async_connection_with_config(&config).await?;
-    batch::load(&mut redis).await?;
+    script::load(&mut redis).await?;
     if let Some(key) = proof {
-        batch::prove(&mut redis, key).await?;
+        script::prove(&mut redis, key).await?;
     }
     Ok(Connection { redis, pushes, watched })
 }

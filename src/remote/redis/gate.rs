@@ -1,10 +1,14 @@
 //! Whether a request may wait for Redis: a few atomics that the event loop reads and the link writes.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
 use super::settings::Breaker;
+
+/// How long Redis is told what this host knows, after a connection.
+const LEARNING: Duration = Duration::from_secs(60);
 
 /// Counts failures in a row and opens at the configured number. While open no request waits; only the link's
 /// own successful test closes it.
@@ -14,6 +18,10 @@ pub struct Gate {
     run: AtomicU32,
     failures: u32,
     opened: Notify,
+    gateways: AtomicU32,
+    born: Instant,
+    /// End of learning, in milliseconds after `born`.
+    learning: AtomicU64,
 }
 
 impl Gate {
@@ -24,6 +32,9 @@ impl Gate {
             run: AtomicU32::new(0),
             failures: breaker.failures.max(1),
             opened: Notify::new(),
+            gateways: AtomicU32::new(1),
+            born: Instant::now(),
+            learning: AtomicU64::new(0),
         }
     }
 
@@ -35,6 +46,34 @@ impl Gate {
     /// A request's deadline passed without an answer. The worker, which owns the deadlines, reports each.
     pub fn timed_out(&self) {
         self.failed();
+    }
+
+    /// How many gateways share this Redis, as far as is known: at least 1.
+    pub fn gateways(&self) -> u32 {
+        self.gateways.load(Ordering::Relaxed)
+    }
+
+    /// For a minute after each connection: the server may have been started anew, or be another one that was
+    /// promoted and missed the last writes. (It need not be. To ask it would take a right that no ACL for this
+    /// module has granted so far, and what is known is true of the same server too.)
+    pub fn learning(&self) -> bool {
+        self.age() < self.learning.load(Ordering::Relaxed)
+    }
+
+    /// A heartbeat was answered.
+    pub(super) fn counted(&self, gateways: u32) {
+        self.gateways.store(gateways.max(1), Ordering::Relaxed);
+    }
+
+    /// There is a connection, to whatever server: it is to be told what is known.
+    pub(super) fn learn(&self) {
+        let until = self.age().saturating_add(LEARNING.as_millis() as u64);
+        self.learning.store(until, Ordering::Relaxed);
+    }
+
+    /// Milliseconds since it was made.
+    fn age(&self) -> u64 {
+        self.born.elapsed().as_millis() as u64
     }
 
     /// One more failure in a row, whatever it was.

@@ -206,23 +206,6 @@ impl Check {
     fn swap(&self, from: u64, to: Hold) -> bool {
         self.lease.compare_exchange(from, to.pack(), SeqCst, SeqCst).is_ok()
     }
-
-    fn words(&self) -> [&AtomicU64; 7] {
-        let Self { lease, state, last_probe, last_change, checks, fails, unhealthy, .. } = self;
-        [lease, state, last_probe, last_change, checks, fails, unhealthy]
-    }
-
-    /// Makes a used record as good as new.
-    pub(super) fn clear(&self) {
-        self.words().into_iter().for_each(|word| word.store(0, SeqCst));
-        self.passed.store(0, SeqCst);
-    }
-
-    /// Takes over another zone's record.
-    pub(super) fn copy_from(&self, old: &Self) {
-        self.words().into_iter().zip(old.words()).for_each(|(to, from)| to.store(from.load(SeqCst), SeqCst));
-        self.passed.store(old.passed.load(SeqCst), SeqCst);
-    }
 }
 
 /// A worker index that no worker has.

@@ -7,8 +7,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
+use super::packed::Packed;
 use super::table::Slot;
-use super::{Ask, Moved, Packed};
+use super::{Ask, Moved};
 use crate::policy::limit::{Bucket, Decision, Gcra, LIVE_BUCKETS, Now, Tat, Usage, Window};
 
 /// Words of a slot besides key and `until`: the TAT of the burst, then the ring.
@@ -52,6 +53,11 @@ pub fn peek(slot: Slot, now: &Now, cost: u64, window: &Window, burst: Option<&Gc
     window.decide_with(burst, &usage, level, now.mono, cost)
 }
 
+/// Requests that the window holds.
+pub fn used(slot: Slot, now: &Now, window: &Window) -> u64 {
+    read(slot, window, now).1.used
+}
+
 /// Takes back from the bucket of `now` and, should that have less, from older ones. Never from newer ones:
 /// they would then count less than was admitted in them once the older are gone.
 pub fn refund(slot: Slot, ask: &Ask, window: &Window, burst: Option<&Gcra>) {
@@ -83,7 +89,7 @@ pub fn observe(slot: Slot, ask: &Ask, rule: (&Window, Option<&Gcra>), seen: &Dec
             gcra.raised(Tat::from_bits(tat), ask.now.mono, drained_in).to_bits()
         });
         let by_window = !seen.admitted && seen.retry_after > gcra.capacity().div_ceil(gcra.n());
-        missing = if by_window { missing } else { missing.min(u64::from(seen.admitted)) };
+        missing = if by_window { missing } else { missing.min(if seen.admitted { ask.cost } else { 0 }) };
     }
     if missing > 0 {
         slot.change(place(slot, usage.newest), ask.id, |bits| more(bits, window, &usage, missing).0);
@@ -93,7 +99,7 @@ pub fn observe(slot: Slot, ask: &Ask, rule: (&Window, Option<&Gcra>), seen: &Dec
 /// All buckets of a slot, as stored and added up.
 fn read(slot: Slot, window: &Window, now: &Now) -> (Ring, Usage) {
     let mut ring = [0; LIVE_BUCKETS];
-    for (bits, word) in ring.iter_mut().zip(&slot.state()[1..]) {
+    for (bits, word) in ring.iter_mut().zip(&slot.state()[1..WORDS]) {
         *bits = word.load(SeqCst);
     }
     let usage = window.usage(ring.map(|bits| Packed(bits).bucket(window.tick())), now.mono);

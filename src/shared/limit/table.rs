@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 use super::Moved;
 use crate::policy::Millis;
-use crate::policy::limit::{KeyHash, Tat};
+use crate::policy::limit::{CLOCK_SLACK, KeyHash, Tat};
 use crate::shared::cell::{Region, RegionError};
 
 const GROUP: usize = 16;
@@ -28,19 +28,31 @@ const FREED: u64 = 2;
 /// How long to wait for a busy slot to get its key, which is a few stores away, before it counts as dead.
 const SPINS: usize = 100;
 
-/// Bytes of one group whose slots have `words` words besides key and `until`.
-pub const fn group_size(words: usize) -> usize {
-    GROUP * (2 + words) * size_of::<AtomicU64>()
+/// Words of a slot besides key and `until`.
+#[derive(Clone, Copy)]
+pub struct Words {
+    pub state: usize,
+    /// After the state.
+    pub lease: usize,
+}
+
+impl Words {
+    /// Words of one group.
+    const fn stride(self) -> usize {
+        GROUP * (2 + self.state + self.lease)
+    }
+
+    /// Bytes of one group.
+    pub const fn group_size(self) -> usize {
+        self.stride() * size_of::<AtomicU64>()
+    }
 }
 
 /// All groups of a zone. In each, the keys of its slots lie together, then their `until`, then the rest.
 #[derive(Clone, Copy)]
 pub struct Table {
     memory: &'static [AtomicU64],
-    /// Words per group.
-    stride: usize,
-    /// Words per slot besides key and `until`.
-    words: usize,
+    words: Words,
 }
 
 /// One key's state.
@@ -51,6 +63,7 @@ pub struct Slot {
     /// charge.
     pub until: &'static AtomicU64,
     state: &'static [AtomicU64],
+    lease: &'static [AtomicU64],
 }
 
 /// A slot that holds the key asked for.
@@ -64,7 +77,7 @@ pub struct Claim {
 #[derive(Clone, Copy)]
 pub struct Group {
     memory: &'static [AtomicU64],
-    words: usize,
+    words: Words,
 }
 
 /// A slot that could be taken over: what it held when it was looked at.
@@ -77,24 +90,28 @@ struct Victim {
 
 impl Table {
     /// The table that fills `region` from byte `offset` on.
-    pub fn new(region: Region, offset: usize, words: usize) -> Result<Self, RegionError> {
-        let stride = GROUP * (2 + words);
-        let groups = region.len().saturating_sub(offset) / group_size(words);
-        Ok(Self { memory: region.slice(offset, groups * stride)?, stride, words })
+    pub fn new(region: Region, offset: usize, words: Words) -> Result<Self, RegionError> {
+        let groups = region.len().saturating_sub(offset) / words.group_size();
+        Ok(Self { memory: region.slice(offset, groups * words.stride())?, words })
     }
 
     pub const fn slots(&self) -> usize {
-        self.memory.len() / self.stride * GROUP
+        self.groups() * GROUP
+    }
+
+    const fn groups(&self) -> usize {
+        self.memory.len() / self.words.stride()
     }
 
     pub fn wipe(&self) {
         self.memory.iter().for_each(|word| word.store(0, Relaxed));
     }
 
-    /// Frees the slots that killed workers left busy. A living worker in the middle of taking one over
-    /// notices and starts over; at worst the slot's next key loses what it used in that instant.
+    /// Frees the slots that killed workers left busy. A living worker in the middle of taking one over is given
+    /// the time it needs. Should it be held up even longer, it notices and starts over; at worst the slot's next
+    /// key loses what it used in that instant.
     pub fn sweep(&self) {
-        for slot in self.all().filter(|slot| slot.key.load(SeqCst) == BUSY) {
+        for slot in self.all().filter(|slot| slot.settled_key() == BUSY) {
             slot.free();
         }
     }
@@ -107,7 +124,7 @@ impl Table {
     /// The name of a key within its group, and that group.
     pub fn locate(&self, key: &KeyHash) -> (u64, Group) {
         let (name, place) = key.as_u64s();
-        let groups = (self.memory.len() / self.stride) as u128;
+        let groups = self.groups() as u128;
         let index = ((u128::from(place) * groups) >> 64) as usize;
         (if name > FREED { name } else { name + 1 + FREED }, self.group(index))
     }
@@ -127,19 +144,22 @@ impl Table {
     }
 
     fn group(&self, index: usize) -> Group {
-        Group { memory: &self.memory[index * self.stride..][..self.stride], words: self.words }
+        let stride = self.words.stride();
+        Group { memory: &self.memory[index * stride..][..stride], words: self.words }
     }
 
     fn all(&self) -> impl Iterator<Item = Slot> + use<> {
         let table = *self;
-        (0..self.memory.len() / self.stride).flat_map(move |index| table.group(index).slots())
+        (0..self.groups()).flat_map(move |index| table.group(index).slots())
     }
 }
 
 impl Group {
     fn slot(self, index: usize) -> Slot {
-        let state = &self.memory[2 * GROUP + index * self.words..][..self.words];
-        Slot { key: &self.memory[index], until: &self.memory[GROUP + index], state }
+        let Words { state, lease } = self.words;
+        let words = &self.memory[2 * GROUP + index * (state + lease)..][..state + lease];
+        let (state, lease) = words.split_at(state);
+        Slot { key: &self.memory[index], until: &self.memory[GROUP + index], state, lease }
     }
 
     fn slots(self) -> impl Iterator<Item = Slot> {
@@ -222,6 +242,11 @@ impl Slot {
         self.state
     }
 
+    /// The words of the lease, if the zone keeps any.
+    pub const fn lease(&self) -> &'static [AtomicU64] {
+        self.lease
+    }
+
     pub fn tat(&self) -> Tat {
         Tat::from_bits(self.until.load(SeqCst))
     }
@@ -237,6 +262,15 @@ impl Slot {
         let until = Tat::new(time, 0).to_bits();
         if self.until.load(SeqCst) < until {
             self.until.fetch_max(until, SeqCst);
+        }
+    }
+
+    /// Gives a slot without a charge a time when it was drained, so that it is not the last to be taken over.
+    /// That time lies back so far that no worker's clock finds a charge in it.
+    pub fn begin(&self, now: Millis) {
+        if self.until.load(SeqCst) == 0 {
+            let past = Tat::new(now.saturating_sub(CLOCK_SLACK).max(1), 0);
+            let _ = self.until.compare_exchange(0, past.to_bits(), SeqCst, SeqCst);
         }
     }
 
@@ -262,11 +296,12 @@ impl Slot {
 
     /// All state zero, `until` last.
     fn wipe(&self) {
-        self.state.iter().for_each(|word| word.store(0, SeqCst));
+        self.state.iter().chain(self.lease).for_each(|word| word.store(0, SeqCst));
         self.until.store(0, SeqCst);
     }
 
     /// Moves a busy slot's state over. Later times compare greater in every word, so the greater is the truer.
+    /// A lease stays behind and is lost: to add it up here could spend it twice.
     fn merge_into(&self, other: Self) {
         other.until.fetch_max(self.until.load(SeqCst), SeqCst);
         for (from, to) in self.state.iter().zip(other.state) {

@@ -1,5 +1,10 @@
 //! Many workers on one table.
 
+mod denial;
+mod lease;
+mod model;
+mod threads;
+
 use std::sync::Barrier;
 use std::thread;
 
@@ -22,8 +27,12 @@ fn ten(algorithm: Algorithm) -> Rule {
     rule(algorithm, "10r/m", if algorithm == Algorithm::Gcra { Some(9) } else { None })
 }
 
+fn shape(algorithm: Algorithm, lease: bool) -> Shape {
+    Shape { algorithm, lease }
+}
+
 fn zone(algorithm: Algorithm, len: usize) -> LimitZone {
-    LimitZone::create(Region::on_heap(len), algorithm).unwrap()
+    LimitZone::create(Region::on_heap(len), shape(algorithm, false)).unwrap()
 }
 
 fn key(n: u64) -> KeyHash {
@@ -127,8 +136,9 @@ fn drained_keys_make_room_without_eviction() {
 
 #[test]
 fn workers_fighting_for_slots_stay_within_bounds() {
-    for algorithm in ALL {
-        let zone = zone(algorithm, LimitZone::MIN_SIZE);
+    for (algorithm, lease) in ALL.into_iter().flat_map(|algorithm| [(algorithm, false), (algorithm, true)]) {
+        let region = Region::on_heap(LimitZone::MIN_SIZE);
+        let zone = LimitZone::create(region, shape(algorithm, lease)).unwrap();
         let ask = |thread, i| zone.admit(&key((i * 7 + thread) % 500), &ten(algorithm), &later(i), 1);
         hammer(4, 20_000, |thread, i| {
             let decision = ask(thread, i);
@@ -185,16 +195,16 @@ fn what_redis_said_is_where_the_fallback_begins() {
         let (theirs, ours, rule) = (zone(algorithm, 4096), zone(algorithm, 4096), ten(algorithm));
         for n in 0..7 {
             let told = theirs.admit(&key(1), &rule, &later(n), 1);
-            ours.observe(&key(1), &rule, &later(n), &told);
-            ours.observe(&key(1), &rule, &later(n), &told);
+            ours.observe(&key(1), &rule, &later(n), &told, 1);
+            ours.observe(&key(1), &rule, &later(n), &told, 1);
             assert_eq!(ours.peek(&key(1), &rule, &later(n), 0).remaining, told.remaining, "{algorithm:?}");
         }
         // Never lowered.
         let low = ours.peek(&key(1), &rule, &later(7), 0);
-        ours.observe(&key(1), &rule, &later(7), &rule.fresh(&later(7), 1));
+        ours.observe(&key(1), &rule, &later(7), &rule.fresh(&later(7), 1), 1);
         assert_eq!(ours.peek(&key(1), &rule, &later(7), 0), low);
         let refusal = theirs.admit(&key(1), &rule, &later(7), 9);
-        ours.observe(&key(1), &rule, &later(7), &refusal);
+        ours.observe(&key(1), &rule, &later(7), &refusal, 9);
         assert!(!ours.admit(&key(1), &rule, &later(7), 4).admitted);
     }
 }
@@ -205,7 +215,7 @@ fn observing_a_burst_does_not_fill_the_window() {
     let (theirs, ours) = (zone(Algorithm::SlidingWindow, 4096), zone(Algorithm::SlidingWindow, 4096));
     for _ in 0..6 {
         let told = theirs.admit(&key(1), &rule, &NOW, 1);
-        ours.observe(&key(1), &rule, &NOW, &told);
+        ours.observe(&key(1), &rule, &NOW, &told, 1);
     }
     assert!(!ours.admit(&key(1), &rule, &NOW, 1).admitted);
     assert!(ours.admit(&key(1), &rule, &later(3_600), 1).admitted);
@@ -215,24 +225,24 @@ fn observing_a_burst_does_not_fill_the_window() {
 fn a_zone_is_adopted_with_its_states() {
     for algorithm in ALL {
         let region = Region::on_heap(LimitZone::MIN_SIZE);
-        assert_eq!(LimitZone::adopt(region, algorithm).err(), Some(LayoutError::Foreign));
-        let first = LimitZone::create(region, algorithm).unwrap();
+        assert_eq!(LimitZone::adopt(region, shape(algorithm, false)).err(), Some(LayoutError::Foreign));
+        let first = LimitZone::create(region, shape(algorithm, false)).unwrap();
         assert!(first.admit(&key(1), &ten(algorithm), &NOW, 6).admitted);
-        let second = LimitZone::adopt(region, algorithm).unwrap();
+        let second = LimitZone::adopt(region, shape(algorithm, false)).unwrap();
         assert_eq!(second.peek(&key(1), &ten(algorithm), &NOW, 0).remaining, 4);
         let other = ALL.into_iter().find(|other| *other != algorithm).unwrap();
-        assert_eq!(LimitZone::adopt(region, other).err(), Some(LayoutError::OtherAlgorithm));
-        let clean = LimitZone::create(region, other).unwrap();
+        assert_eq!(LimitZone::adopt(region, shape(other, false)).err(), Some(LayoutError::OtherAlgorithm));
+        let clean = LimitZone::create(region, shape(other, false)).unwrap();
         assert_eq!(clean.used(&NOW), 0);
     }
     let small = Region::on_heap(LimitZone::MIN_SIZE - 1);
-    assert!(matches!(LimitZone::create(small, Algorithm::Gcra), Err(LayoutError::TooSmall(_))));
+    assert!(matches!(LimitZone::create(small, shape(Algorithm::Gcra, false)), Err(LayoutError::TooSmall(_))));
 }
 
 #[test]
 fn slots_of_killed_workers_are_freed_on_adoption() {
     let region = Region::on_heap(LimitZone::MIN_SIZE);
-    let zone = LimitZone::create(region, Algorithm::SlidingWindow).unwrap();
+    let zone = LimitZone::create(region, shape(Algorithm::SlidingWindow, false)).unwrap();
     let rule = ten(Algorithm::SlidingWindow);
     (0..16).for_each(|n| assert!(zone.admit(&key(n), &rule, &NOW, 10).admitted));
     // As if eight workers had died while they took over a slot, and then all sixteen.
@@ -242,7 +252,7 @@ fn slots_of_killed_workers_are_freed_on_adoption() {
     keys.iter().for_each(|key| key.store(1, SeqCst));
     assert!(!zone.admit(&key(98), &rule, &NOW, 10).admitted);
     assert_eq!(zone.exhausted(), 1);
-    let adopted = LimitZone::adopt(region, Algorithm::SlidingWindow).unwrap();
+    let adopted = LimitZone::adopt(region, shape(Algorithm::SlidingWindow, false)).unwrap();
     let evicted = adopted.evictions();
     (100..116).for_each(|n| assert!(adopted.admit(&key(n), &rule, &NOW, 10).admitted));
     assert_eq!(adopted.evictions(), evicted);
@@ -251,7 +261,7 @@ fn slots_of_killed_workers_are_freed_on_adoption() {
 #[test]
 fn two_slots_of_one_key_become_one() {
     let region = Region::on_heap(LimitZone::MIN_SIZE);
-    let zone = LimitZone::create(region, Algorithm::Gcra).unwrap();
+    let zone = LimitZone::create(region, shape(Algorithm::Gcra, false)).unwrap();
     let rule = ten(Algorithm::Gcra);
     (0..zone.slots() as u64).for_each(|n| assert!(zone.admit(&key(n), &rule, &NOW, 10).admitted));
     let (id, group) = zone.table.locate(&key(1));
@@ -282,7 +292,7 @@ fn a_rule_of_another_algorithm_is_refused() {
         let zone = zone(algorithm, LimitZone::MIN_SIZE);
         for other in ALL.into_iter().filter(|other| *other != algorithm) {
             assert!(!zone.admit(&key(1), &ten(other), &NOW, 1).admitted);
-            zone.observe(&key(1), &ten(other), &NOW, &Decision { reset_after: 1, ..Decision::default() });
+            zone.observe(&key(1), &ten(other), &NOW, &Decision { reset_after: 1, ..Decision::default() }, 1);
             zone.refund(&key(1), &ten(other), &NOW, 1);
         }
         assert_eq!(zone.used(&NOW), 0);

@@ -1,5 +1,5 @@
-//! The zone of upstream state: a header, the records of health checks from the front, those of breakers from
-//! the back.
+//! The zone of upstream state: a header, the records of health checks and of servers from the front, those of
+//! breakers from the back.
 //!
 //! A record belongs to a key, a 128-bit hash of what it is about, never to a position: a reload finds its
 //! records again whatever moved in the configuration. Only the master claims records, in `init_module`,
@@ -8,6 +8,7 @@
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
+use super::balance::Server;
 use super::breaker::Breaker;
 use super::cell::{Region, RegionError, Shared, shared_struct};
 use super::health::Check;
@@ -15,7 +16,7 @@ use super::health::Check;
 /// Says that the memory is ours; written last.
 const MAGIC: u64 = u64::from_be_bytes(*b"sluiceUP");
 /// One more whenever a struct of this zone changes.
-const LAYOUT: u64 = 1;
+const LAYOUT: u64 = 2;
 /// Worker indices that `enter` tells apart.
 const WORKERS: usize = 128;
 
@@ -31,7 +32,7 @@ shared_struct! {
         generation: AtomicU64,
         /// Verdicts changed.
         changes: AtomicU64,
-        /// Check records ever claimed: all in use lie below.
+        /// Records of checks and servers ever claimed: all in use lie below.
         checks: AtomicU64,
         /// Breaker records ever claimed.
         breakers: AtomicU64,
@@ -53,10 +54,11 @@ shared_struct! {
 }
 
 shared_struct! {
+    /// A record from the front: its key says whether of a check or of a server.
     #[derive(Debug, Default)]
-    struct CheckSlot {
+    struct FrontSlot {
         ident: Ident,
-        body: Check,
+        words: [AtomicU64; 8],
     }
 }
 
@@ -70,11 +72,13 @@ shared_struct! {
 }
 
 const HEADER: usize = size_of::<Header>();
-const CHECK: usize = size_of::<CheckSlot>();
+const IDENT: usize = size_of::<Ident>();
+const CHECK: usize = size_of::<FrontSlot>();
 const BREAKER: usize = size_of::<BreakerSlot>();
 /// The smallest zone: a record of each kind.
 const LEAST: usize = HEADER + CHECK + BREAKER;
 const _: () = assert!(HEADER == 576 && CHECK == 96 && (cfg!(loom) || BREAKER == 576));
+const _: () = assert!(IDENT + size_of::<Check>() == CHECK && IDENT + size_of::<Server>() == CHECK);
 
 /// What a record is about: a hash that does not collide.
 pub type Key = [u64; 2];
@@ -116,16 +120,16 @@ trait Slot: Shared {
     fn offset(index: usize, size: usize) -> Option<usize>;
 }
 
-impl Slot for CheckSlot {
+impl Slot for FrontSlot {
     const WHAT: &'static str = "health check";
     fn ident(&self) -> &Ident {
         &self.ident
     }
     fn clear(&self) {
-        self.body.clear();
+        self.words.iter().for_each(|word| word.store(0, SeqCst));
     }
     fn copy_from(&self, old: &Self) {
-        self.body.copy_from(&old.body);
+        self.words.iter().zip(&old.words).for_each(|(to, from)| to.store(from.load(SeqCst), SeqCst));
     }
     fn count(header: &Header) -> &AtomicU64 {
         &header.checks
@@ -163,7 +167,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// Bytes for so many records of a configuration, twice over: a reload may rename them all.
+    /// Bytes for so many records of a configuration, twice over: a reload may rename them all. `checks` are those
+    /// of checks and of servers.
     #[must_use]
     pub const fn size_for(checks: usize, breakers: usize) -> usize {
         let (checks, breakers) = (checks.saturating_add(1), breakers.saturating_add(1));
@@ -241,7 +246,7 @@ impl Store {
     /// # Errors
     /// [`Full`]: the zone is too small.
     pub fn check(&self, key: Key) -> Result<(usize, bool), Full> {
-        self.find_or_claim::<CheckSlot>(key)
+        self.find_or_claim::<FrontSlot>(key)
     }
 
     /// As [`Self::check`], for a breaker.
@@ -254,7 +259,20 @@ impl Store {
 
     /// The check at an index that [`Self::check`] returned.
     pub fn check_at(&self, index: usize) -> Option<&'static Check> {
-        self.slot::<CheckSlot>(index).map(|slot| &slot.body)
+        self.front(index)
+    }
+
+    /// As [`Self::check`], for a server.
+    ///
+    /// # Errors
+    /// [`Full`]: the zone is too small.
+    pub fn server(&self, key: Key) -> Result<(usize, bool), Full> {
+        self.find_or_claim::<FrontSlot>(key).map_err(|full| Full { what: "server", ..full })
+    }
+
+    /// The server at an index that [`Self::server`] returned.
+    pub fn server_at(&self, index: usize) -> Option<&'static Server> {
+        self.front(index)
     }
 
     /// The breaker at an index that [`Self::breaker`] returned.
@@ -270,7 +288,13 @@ impl Store {
         for (to, from) in self.header.entered.iter().zip(&old.header.entered) {
             to.store(from.load(SeqCst), SeqCst);
         }
-        self.copy_slots::<CheckSlot>(old) + self.copy_slots::<BreakerSlot>(old)
+        self.copy_slots::<FrontSlot>(old) + self.copy_slots::<BreakerSlot>(old)
+    }
+
+    /// The body of a front record, as what its claimer knows it to be.
+    fn front<T: Shared>(&self, index: usize) -> Option<&'static T> {
+        self.slot::<FrontSlot>(index)?;
+        self.region.get(FrontSlot::offset(index, self.region.len())? + IDENT).ok()
     }
 
     fn slot<T: Slot>(&self, index: usize) -> Option<&'static T> {
@@ -322,8 +346,8 @@ impl Store {
         let [checks, breakers] = self.counts();
         let index = T::count(self.header).load(SeqCst) as usize;
         let (checks, breakers) =
-            if T::WHAT == CheckSlot::WHAT { (checks + 1, breakers) } else { (checks, breakers + 1) };
-        let front = CheckSlot::offset(checks, self.region.len())?;
+            if T::WHAT == FrontSlot::WHAT { (checks + 1, breakers) } else { (checks, breakers + 1) };
+        let front = FrontSlot::offset(checks, self.region.len())?;
         let back = match breakers {
             0 => self.region.len(),
             some => BreakerSlot::offset(some - 1, self.region.len())?,

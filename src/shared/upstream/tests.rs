@@ -65,7 +65,7 @@ fn what_is_not_ours_is_refused() {
     Store::create(region).unwrap();
     let layout: &AtomicU64 = region.get(8).unwrap();
     layout.store(99, Relaxed);
-    assert_eq!(Store::adopt(region).unwrap_err().to_string(), "upstream state of layout 99, expected 1");
+    assert_eq!(Store::adopt(region).unwrap_err().to_string(), "upstream state of layout 99, expected 2");
     layout.store(LAYOUT, Relaxed);
     region.get::<AtomicU64>(16).unwrap().store(1, Relaxed);
     assert!(matches!(Store::adopt(region), Err(LayoutError::Size { laid: 1, .. })));
@@ -208,4 +208,24 @@ fn a_successor_frees_what_its_predecessor_held() {
     }
     breakers.iter().for_each(|breaker| breaker.reclaim(0));
     breakers.iter().for_each(|breaker| assert!(admit(breaker, 40_001).is_test()));
+}
+
+#[test]
+fn servers_lie_among_the_checks_and_are_none() {
+    let store = fresh(2, 1);
+    store.begin_cycle();
+    let (check, _) = store.check(key(1)).unwrap();
+    let (server, new) = store.server(key(2)).unwrap();
+    assert!(new && server != check);
+    store.check_at(check).unwrap().set_state(|_| u64::MAX);
+    let record = store.server_at(server).unwrap();
+    assert_eq!(record.began(), None);
+    record.begin(17);
+    let larger = fresh(20, 1);
+    assert_eq!(larger.copy_from(&store), 0);
+    larger.begin_cycle();
+    let (server, new) = larger.server(key(2)).unwrap();
+    assert!(!new);
+    assert_eq!(larger.server_at(server).unwrap().began(), Some(17));
+    assert!(larger.server_at(2).is_none());
 }

@@ -4,13 +4,12 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
-use super::super::{Call, Failure, Limit};
+use super::super::{Act, Call, Failure, Limit, Ruled};
 use super::node::Item;
 use super::slots::slot;
-use crate::policy::limit::Decision;
 
 /// What a call, or a part of one, was answered.
-pub(super) type Answer = Result<Vec<Decision>, Failure>;
+pub(super) type Answer = Result<Vec<Ruled>, Failure>;
 
 /// All calls that have no answer yet. The tickets within are the desk's own.
 #[derive(Default)]
@@ -49,9 +48,9 @@ struct Part {
     /// Places in the call.
     places: Vec<usize>,
     /// As peeked at.
-    seen: Vec<Decision>,
+    seen: Vec<Ruled>,
     /// As charged.
-    made: Vec<Decision>,
+    made: Vec<Ruled>,
 }
 
 impl Desk {
@@ -145,15 +144,20 @@ enum Purpose {
 }
 
 impl Purpose {
+    /// What is not spent goes back with the peek, once; nothing is taken in advance.
     fn apply(self, limit: &Limit) -> Option<Limit> {
-        let cost = match self {
-            Self::Peek => 0,
-            Self::Charge => limit.cost,
+        let act = match (self, limit.act) {
+            (Self::Peek, Act::Take { unused, .. }) => Act::Take { cost: 0, more: 0, unused },
+            (Self::Peek, _) => Act::take(0),
+            (Self::Charge, Act::Take { cost, .. }) => Act::take(cost),
+            (Self::Charge, act) => act,
+            (Self::Refund, Act::Take { cost: cost @ 1.., .. } | Act::Post { cost: cost @ 1.. }) => {
+                Act::GiveBack { cost }
+            }
             // What the call itself gave back stays given back.
-            Self::Refund if limit.cost > 0 => -limit.cost,
-            Self::Refund => return None,
+            (Self::Refund, _) => return None,
         };
-        Some(Limit { cost, ..limit.clone() })
+        Some(Limit { act, ..limit.clone() })
     }
 }
 
@@ -183,7 +187,7 @@ impl Split {
     fn peeked(&mut self, part: usize, answer: Answer) -> Next {
         self.peeks -= 1;
         match (answer, self.parts.get_mut(part)) {
-            (Ok(decisions), Some(part)) => part.seen = decisions,
+            (Ok(rulings), Some(part)) => part.seen = rulings,
             (Err(failure), _) => self.failure = Some(failure),
             (Ok(_), None) => {}
         }
@@ -200,13 +204,13 @@ impl Split {
 
     /// One part was charged, or not.
     fn charge(&mut self, part: usize, answer: Answer) -> Next {
-        let decisions = match answer {
-            Ok(decisions) => decisions,
+        let rulings = match answer {
+            Ok(rulings) => rulings,
             Err(failure) => return Next::Done(Err(failure)),
         };
-        let admitted = decisions.iter().all(|decision| decision.admitted);
+        let admitted = rulings.iter().all(|ruled| ruled.decision.admitted);
         if let Some(part) = self.parts.get_mut(part) {
-            part.made = decisions;
+            part.made = rulings;
         }
         if admitted {
             self.charged += 1;
@@ -214,22 +218,19 @@ impl Split {
                 return Next::Charge(self.charged);
             }
         }
-        Next::Done(Ok(self.decisions(admitted, part)))
+        Next::Done(Ok(self.rulings(admitted, part)))
     }
 
-    /// One decision for each limit, in the call's order. If the call was not `admitted`, all but those of the
-    /// `last` part say where they stood.
-    fn decisions(&self, admitted: bool, last: usize) -> Vec<Decision> {
-        let mut decisions = vec![Decision::default(); self.limits.len()];
-        for (number, part) in self.parts.iter().enumerate() {
+    /// One for each limit, in the call's order. If the call was not `admitted`, all but those of the `last` part
+    /// say where they stood.
+    fn rulings(&self, admitted: bool, last: usize) -> Vec<Ruled> {
+        let told = |(number, part): (usize, &Part)| {
             let known = if admitted || number == last { &part.made } else { &part.seen };
-            for (&place, decision) in part.places.iter().zip(known) {
-                if let Some(slot) = decisions.get_mut(place) {
-                    *slot = *decision;
-                }
-            }
-        }
-        decisions
+            part.places.iter().copied().zip(known.iter().copied()).collect::<Vec<_>>()
+        };
+        let mut rulings: Vec<_> = self.parts.iter().enumerate().flat_map(told).collect();
+        rulings.sort_by_key(|(place, _)| *place);
+        rulings.into_iter().map(|(_, ruled)| ruled).collect()
     }
 }
 
@@ -237,8 +238,9 @@ impl Part {
     /// Requests that would be left if it were charged, of the limit that has the fewest.
     fn room(&self, limits: &[Limit]) -> i64 {
         let rooms = self.places.iter().zip(&self.seen).filter_map(|(&place, seen)| {
-            let left = i64::try_from(seen.remaining).unwrap_or(i64::MAX);
-            Some(left.saturating_sub(limits.get(place)?.cost.max(0)))
+            let left = i64::try_from(seen.after.remaining).unwrap_or(i64::MAX);
+            let Act::Take { cost, .. } = limits.get(place)?.act else { return Some(left) };
+            Some(left.saturating_sub_unsigned(cost))
         });
         rooms.min().unwrap_or(i64::MIN)
     }
@@ -247,29 +249,34 @@ impl Part {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::limit::{Algorithm, Delay, Rate, Rule};
+    use crate::policy::limit::{Algorithm, Decision, Delay, Rate, Rule};
+    use crate::remote::redis::Unused;
 
     fn decision(admitted: bool, remaining: u64) -> Answer {
-        Ok(vec![Decision { admitted, remaining, ..Decision::default() }])
+        let after = Decision { admitted: true, remaining, ..Decision::default() };
+        let decision = Decision { admitted, ..after };
+        Ok(vec![Ruled { decision, after, granted: 0, stamp: 0 }])
     }
 
     /// A call over the slots of a, b and c, peeked at: there is room for 5, 0 and 9 more. Ends with the next to
     /// be sent.
     fn peeked(desk: &mut Desk, todo: &mut VecDeque<Item>) -> Item {
         let rule = Rule::new(Algorithm::Gcra, Rate::parse("1r/s").unwrap(), Some(9), Delay::None).unwrap();
-        let limits = ["a", "b", "c"].map(|key| Limit { key: key.to_owned(), rule, cost: 1 }).to_vec();
+        let act = Act::Take { cost: 1, more: 9, unused: Some(Unused { tokens: 2, stamp: 1 }) };
+        let limits = ["a", "b", "c"].map(|key| Limit { key: key.to_owned(), rule, act, known: 3 }).to_vec();
         desk.admit(Instant::now(), Call { ticket: 7, link: 0, limits }, todo);
         assert_eq!(todo.len(), 3);
         for remaining in [6, 1, 10] {
             let peek = todo.pop_front().unwrap();
-            assert_eq!(peek.call.limits[0].cost, 0);
+            let unused = Some(Unused { tokens: 2, stamp: 1 });
+            assert_eq!(peek.call.limits[0].act, Act::Take { cost: 0, more: 0, unused });
             assert_eq!(desk.settle(peek.call.ticket, decision(true, remaining), todo), None);
         }
         todo.pop_front().unwrap()
     }
 
-    fn is(item: &Item, key: &str, cost: i64) -> bool {
-        item.call.limits.len() == 1 && item.call.limits[0].key == key && item.call.limits[0].cost == cost
+    fn is(item: &Item, key: &str, act: Act) -> bool {
+        item.call.limits.len() == 1 && item.call.limits[0].key == key && item.call.limits[0].act == act
     }
 
     #[test]
@@ -277,18 +284,19 @@ mod tests {
         for last in [decision(false, 0), Err(Failure::Stale)] {
             let (mut desk, mut todo) = (Desk::default(), VecDeque::new());
             let first = peeked(&mut desk, &mut todo);
-            assert!(is(&first, "b", 1) && todo.is_empty());
+            assert!(is(&first, "b", Act::take(1)) && todo.is_empty());
             assert_eq!(desk.settle(first.call.ticket, decision(true, 0), &mut todo), None);
             let second = todo.pop_front().unwrap();
-            assert!(is(&second, "a", 1));
+            assert!(is(&second, "a", Act::take(1)));
             let (ticket, answer) = desk.settle(second.call.ticket, last.clone(), &mut todo).unwrap();
             assert_eq!((ticket, answer.is_ok()), (7, last.is_ok()));
-            if let Ok(decisions) = answer {
-                let told: Vec<_> = decisions.iter().map(|d| (d.admitted, d.remaining)).collect();
+            if let Ok(rulings) = answer {
+                let told = rulings.iter().map(|ruled| (ruled.decision.admitted, ruled.decision.remaining));
+                let told: Vec<_> = told.collect();
                 assert_eq!(told, [(false, 0), (true, 1), (true, 10)]);
             }
             let refund = todo.pop_front().unwrap();
-            assert!(is(&refund, "b", -1) && todo.is_empty() && !desk.is_empty());
+            assert!(is(&refund, "b", Act::GiveBack { cost: 1 }) && todo.is_empty() && !desk.is_empty());
             assert_eq!(desk.settle(refund.call.ticket, decision(true, 1), &mut todo), None);
             assert!(desk.is_empty());
         }

@@ -12,7 +12,7 @@
 //! slots cannot be atomic. It is peeked at everywhere first and then charged slot by slot, the one with the least
 //! room first; if one refuses after all, or fails, what was charged before is given back. In between others may
 //! see the charge, so they may be refused, but never admitted, wrongly; a charge that could not be given back
-//! errs on the same side.
+//! errs on the same side. Such a call takes nothing in advance; what it gives back unspent goes with the peek.
 
 mod desk;
 mod node;

@@ -1,16 +1,17 @@
 //! One primary: its connection, what waits for it, and what is on its way.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use ::redis::aio::MultiplexedConnection;
-use ::redis::{RedisResult, Value};
+use ::redis::{RedisError, RedisResult, Value};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::sleep;
 
-use super::super::batch::{self, Batch};
-use super::super::link::{BATCH, Trouble};
+use super::super::batch::{Batch, Terms};
+use super::super::link::{BATCH, GULP};
+use super::super::script;
 use super::super::{Call, Server};
 
 /// A call with all keys in one slot, under the desk's ticket.
@@ -50,7 +51,7 @@ impl Parcel {
 
 /// Makes one parcel for each slot, of at most [`BATCH`] limits. What was sent on before goes alone: a slot on the
 /// move may have one call's keys and not the other's.
-pub(super) fn pack(items: Vec<Item>) -> Vec<Parcel> {
+pub(super) fn pack(items: Vec<Item>, terms: Terms) -> Vec<Parcel> {
     let mut parcels: Vec<Parcel> = Vec::new();
     let mut places: HashMap<u16, usize> = HashMap::new();
     for Item { at, call, slot, asking, hops } in items {
@@ -58,7 +59,7 @@ pub(super) fn pack(items: Vec<Item>) -> Vec<Parcel> {
             hops == 0 && parcels.get(place).is_some_and(|p| p.batch.limits() + call.limits.len() <= BATCH)
         });
         let place = place.unwrap_or_else(|| {
-            parcels.push(Parcel { batch: Batch::new(), slot, asking: asking.is_some(), hops });
+            parcels.push(Parcel { batch: Batch::new(terms), slot, asking: asking.is_some(), hops });
             if hops == 0 {
                 places.insert(slot, parcels.len() - 1);
             }
@@ -125,10 +126,33 @@ impl Node {
         matches!(self.state, State::Up(_) | State::Dialing { hold: true })
     }
 
+    /// Takes from the queue what one pipeline is to carry: about [`BATCH`] limits, where calls of one limit that
+    /// name the same key count as one, and at most [`GULP`] calls.
+    pub(super) fn take(&mut self) -> Vec<Item> {
+        let (mut limits, mut seen) = (0, HashSet::new());
+        let fitting = self.queue.iter().take(GULP).take_while(|item| {
+            let again = matches!(&item.call.limits[..], [limit] if !seen.insert(limit.key.as_str()));
+            limits += if again { 0 } else { item.call.limits.len() };
+            limits <= BATCH
+        });
+        let count = fitting.count();
+        self.queue.drain(..count).collect()
+    }
+
     /// Whether nothing is queued or on its way.
     pub(super) fn idle(&self) -> bool {
         self.flying == 0 && self.queue.is_empty()
     }
+}
+
+/// Why a parcel has no answer.
+#[derive(Clone)]
+pub(super) enum Trouble {
+    Error(RedisError),
+    /// The connection was given up.
+    Cancelled,
+    /// Longer than any answer may take.
+    Overdue,
 }
 
 /// What came back, parcel by parcel.
@@ -144,7 +168,7 @@ pub(super) async fn fly(
     let batches: Vec<_> = parcels.iter().map(|parcel| (&parcel.batch, parcel.asking)).collect();
     let result = tokio::select! {
         biased;
-        result = batch::execute_all(&mut redis, &batches) => result.map_err(Trouble::Error),
+        result = script::execute_all(&mut redis, &batches) => result.map_err(Trouble::Error),
         // Nothing is ever sent on this channel: it changes by closing.
         _ = cancelled.changed() => Err(Trouble::Cancelled),
         () = sleep(overdue) => Err(Trouble::Overdue),

@@ -4,12 +4,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::super::beat::pause;
 use super::super::connect::Connection;
 use super::super::failure::{Failure, clean};
 use super::super::{LinkEvent, Server};
 use super::node::{Line, Node, State};
 use super::shards::{Chore, Shards};
-use super::slots::SlotMap;
+use super::slots::{SlotMap, slot};
 use super::{dial, read_map, survey};
 use crate::remote::engine::Done;
 
@@ -28,10 +29,25 @@ impl Shards<'_> {
             Chore::Closed(at, number)
         });
         let (cancel, _) = watch::channel(());
+        self.link.gate.learn();
         node.state = State::Up(Line { redis, number, cancel, guard });
         node.flying = 0;
         let since = node.lost.take();
         self.tell_back(&server, since);
+    }
+
+    /// One heartbeat, to whoever owns the list of gateways.
+    pub(super) fn beat(&mut self) {
+        self.pulse = tokio::time::Instant::now() + pause();
+        let owner = self.map.owner(slot(&self.link.beat.key)).and_then(|server| self.nodes.get(server));
+        let Some(line) = owner.and_then(Node::line) else { return };
+        let (beat, gate, mut redis) = (self.link.beat.clone(), self.link.gate.clone(), line.redis.clone());
+        self.chores.spawn(async move {
+            if let Some(count) = beat.once(&mut redis).await {
+                gate.counted(count);
+            }
+            Chore::Beaten
+        });
     }
 
     /// A node is away: what waits for it is refused, the others go on.

@@ -11,10 +11,10 @@ use tokio::time::{sleep, sleep_until};
 use super::super::Server;
 use super::super::connect::Connection;
 use super::super::failure::{self, Failure};
-use super::super::link::{BATCH, End, FLIGHT, GULP, Link, Trouble, Waiting};
+use super::super::link::{End, FLIGHT, GULP, Link, Waiting};
 use super::Members;
 use super::desk::{Answer, Desk};
-use super::node::{Item, Landed, Node, Parcel, State, fly, pack};
+use super::node::{Item, Landed, Node, Parcel, State, Trouble, fly, pack};
 use super::slots::{SlotMap, redirection};
 
 /// Before a call that met a slot on the move is sent again.
@@ -34,6 +34,8 @@ pub(in super::super) struct Shards<'a> {
     pub(super) chores: JoinSet<Chore>,
     pub(super) lines: u64,
     pub(super) search: Search,
+    /// When the next heartbeat is due.
+    pub(super) pulse: tokio::time::Instant,
 }
 
 /// The search for owners.
@@ -60,6 +62,8 @@ pub(super) enum Chore {
     Mapped(Result<SlotMap, String>),
     /// Time to send these again.
     Again(Vec<Item>),
+    /// A heartbeat is over.
+    Beaten,
 }
 
 /// What one parcel says about its node.
@@ -84,6 +88,7 @@ impl<'a> Shards<'a> {
             chores: JoinSet::new(),
             lines: 0,
             search,
+            pulse: tokio::time::Instant::now(),
         };
         members.up.into_iter().for_each(|(server, connection)| shards.install(server, connection));
         shards
@@ -115,6 +120,7 @@ impl<'a> Shards<'a> {
                     }
                 }
                 () = sleep_until(self.search.due), if unsettled => self.search(),
+                () = sleep_until(self.pulse) => self.beat(),
                 count = inbox.recv_many(&mut waiting, GULP), if open => {
                     open = count > 0;
                     self.take(&mut waiting);
@@ -195,21 +201,16 @@ impl<'a> Shards<'a> {
         let Some(node) = self.nodes.get_mut(server) else { return };
         let Some(line) = node.line() else { return };
         let (redis, number, cancelled) = (line.redis.clone(), line.number, line.cancel.subscribe());
-        let mut limits = 0;
-        let fitting = node.queue.iter().take_while(|item| {
-            limits += item.call.limits.len();
-            limits <= BATCH
-        });
-        let count = fitting.count();
-        let taken: Vec<_> = node.queue.drain(..count).collect();
+        let taken = node.take();
         let timeout = self.link.settings.timeout;
         let (stale, fresh): (Vec<_>, Vec<_>) =
             taken.into_iter().partition(|item| item.at.elapsed() > timeout);
         if !fresh.is_empty() {
             node.flying += 1;
             let (server, overdue) = (server.clone(), self.link.overdue());
+            let parcels = pack(fresh, self.link.terms());
             self.flights.spawn(async move {
-                let landed = fly(redis, pack(fresh), cancelled, overdue).await;
+                let landed = fly(redis, parcels, cancelled, overdue).await;
                 Flown { server, line: number, landed }
             });
         }
@@ -243,8 +244,8 @@ impl<'a> Shards<'a> {
                     }
                     self.link.report_foreign(decoded.foreign);
                     let tickets: Vec<_> = parcel.batch.tickets().collect();
-                    let answers = tickets.into_iter().zip(decoded.decisions);
-                    return answers.for_each(|(ticket, decisions)| self.settle(ticket, Ok(decisions)));
+                    let answers = tickets.into_iter().zip(decoded.rulings);
+                    return answers.for_each(|(ticket, rulings)| self.settle(ticket, Ok(rulings)));
                 }
                 Err(reason) => Failure::Unexpected(reason.to_owned()),
             },
@@ -323,6 +324,7 @@ impl<'a> Shards<'a> {
     fn finish(&mut self, chore: Chore) {
         match chore {
             Chore::Again(items) => self.todo.extend(items),
+            Chore::Beaten => {}
             Chore::Closed(server, line) => {
                 let current =
                     self.nodes.get(&server).and_then(Node::line).is_some_and(|up| up.number == line);

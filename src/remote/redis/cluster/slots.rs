@@ -3,7 +3,7 @@
 use ::redis::{RedisError, Value};
 
 use super::super::Server;
-use super::super::batch::probe_key;
+use super::super::script::probe_key;
 
 /// Number of hash slots.
 pub(super) const SLOTS: u16 = 16384;

@@ -8,7 +8,7 @@ use ::redis::{FromRedisValue, Value};
 
 use super::super::settings::Mode;
 use super::reach::{free_port, local, until_info};
-use super::{Failure, LinkEvent, PATIENCE, Redis, Settings, Worker, gcra};
+use super::{Act, Failure, Limit, LinkEvent, PATIENCE, Redis, Settings, Worker, gcra};
 
 /// The servers and their ports; the last one is the replica of the first.
 struct Cluster(Vec<(Redis, u16)>);
@@ -113,6 +113,7 @@ fn live_cluster() {
     calls_over_slots_charge_all_or_nothing(&cluster, &workers);
     scripts_are_loaded_again_where_flushed(&cluster, &workers[0]);
     few_rights_will_do(&cluster);
+    gateways_are_counted(&cluster, &workers[0]);
     slots_move_under_load(&cluster, &workers[0]);
     assert_eq!(workers[0].other_events(), 0, "{:?}", workers[0].event());
     a_primary_dies_and_its_replica_takes_over(&mut cluster, &workers[0]);
@@ -172,6 +173,17 @@ fn few_rights_will_do(cluster: &Cluster) {
     let calls = (0..30).map(|n| vec![gcra(&format!("sluice:{{{n}}}:acl"), "1r/h", 0, 1)]).collect();
     assert_eq!(passed(&worker, &worker.submit(calls)), 30);
     assert_eq!(worker.other_events(), 0);
+}
+
+fn gateways_are_counted(cluster: &Cluster, worker: &Worker) {
+    let other = Worker::on_host(cluster.settings(), 2);
+    super::commit::until_gateways(&[worker, &other], 2);
+    let lease = Act::Take { cost: 1, more: 100, unused: None };
+    let key = gcra(&cluster.key(0, "lease"), "1r/h", 40, 1);
+    assert_eq!(worker.act(&key, lease).granted, 10, "half of the half of what is left");
+    let over = vec![Limit { act: lease, ..key.clone() }, gcra(&cluster.key(1, "lease"), "1r/h", 40, 1)];
+    let told = worker.ruled(worker.submit(vec![over])[0]).unwrap();
+    assert_eq!((told[0].granted, told[0].after.remaining), (0, 29));
 }
 
 fn slots_move_under_load(cluster: &Cluster, worker: &Worker) {

@@ -82,6 +82,26 @@ fn live_a_hung_server_opens_the_gate_and_gets_nothing_stale() {
 }
 
 #[test]
+fn live_a_silent_server_is_found_out_without_the_workers_deadlines() {
+    let redis = Redis::start(&[]);
+    let mut settings = redis.settings();
+    settings.connect_timeout = Duration::from_millis(100);
+    let patience = settings.connect_timeout + settings.timeout;
+    let worker = Worker::new(settings);
+    assert!(worker.one(gcra("k", "1r/h", 99, 1)).admitted);
+    redis.signal("-STOP");
+    let begun = Instant::now();
+    let first = worker.submit(vec![vec![gcra("k", "1r/h", 99, 1)]]);
+    std::thread::sleep(Duration::from_millis(20));
+    let second = worker.submit(vec![vec![gcra("k", "1r/h", 99, 1)]]);
+    let answers = [first, second].map(|tickets| worker.reply(tickets[0]).unwrap_err().to_string());
+    let waited = begun.elapsed();
+    assert!(waited >= patience && waited < patience * 3, "{waited:?}");
+    assert!(answers[0].contains("no answer in time") && answers[1].contains("given up"), "{answers:?}");
+    redis.signal("-CONT");
+}
+
+#[test]
 fn live_a_cut_connection_is_replaced_without_a_word() {
     let redis = Redis::start(&[]);
     let mut settings = redis.settings();
@@ -149,7 +169,7 @@ fn live_calls_that_cannot_be_sent_are_answered() {
     let redis = Redis::start(&[]);
     let worker = Worker::new(redis.settings());
     let limit = || gcra("k", "1r/h", 0, 1);
-    for limits in [vec![], vec![limit(); 65], vec![gcra("k", "1r/h", 0, i64::MIN)]] {
+    for limits in [vec![], vec![limit(); 65], vec![gcra("k", "1r/h", 0, i64::MAX)]] {
         assert_eq!(worker.call(limits), Err(Failure::Invalid));
     }
     // More than fit one script call.

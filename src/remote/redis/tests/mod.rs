@@ -2,7 +2,10 @@
 
 mod bench;
 mod cluster;
+mod commit;
 mod faults;
+mod lease;
+mod model;
 mod oracle;
 mod reach;
 mod script;
@@ -18,7 +21,7 @@ use ::redis::{
     Client, ConnectionAddr, FromRedisValue, IntoConnectionInfo, RedisConnectionInfo, RedisResult, cmd,
 };
 
-use super::{Call, Failure, Limit, LinkEvent, Secret, Server, Settings};
+use super::{Act, Call, Failure, Limit, LinkEvent, Ruled, Secret, Server, Settings};
 use crate::policy::limit::{Algorithm, Decision, Delay, Rate, Rule};
 use crate::remote::{Done, Engine, Job};
 
@@ -136,13 +139,18 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn new(settings: Settings) -> Self {
+        Self::on_host(settings, 1)
+    }
+
+    /// A worker of another host.
+    pub(super) fn on_host(settings: Settings, gateway: u64) -> Self {
         settings.validate().unwrap();
         let (wake, woken) = channel();
         let wake = move || {
             // The worker may be gone already.
             let _ = wake.send(());
         };
-        let engine = Engine::start(vec![settings], wake).unwrap();
+        let engine = Engine::start(vec![settings], gateway, wake).unwrap();
         Self { engine, woken, seen: Vec::new().into(), next: 0.into() }
     }
 
@@ -172,24 +180,35 @@ impl Worker {
         }
     }
 
+    /// The decisions alone.
     pub(super) fn reply(&self, ticket: u64) -> Result<Vec<Decision>, Failure> {
+        Ok(self.ruled(ticket)?.iter().map(|ruled| ruled.decision).collect())
+    }
+
+    pub(super) fn ruled(&self, ticket: u64) -> Result<Vec<Ruled>, Failure> {
         self.wait(|done| match done {
             Done::Limit(reply) if reply.ticket == ticket => Some(reply.result.clone()),
             _ => None,
         })
     }
 
+    /// The next one but [`LinkEvent::Connected`].
     pub(super) fn event(&self) -> LinkEvent {
         self.wait(|done| match done {
+            Done::Link(LinkEvent::Connected { .. }) => None,
             Done::Link(event) => Some(event.clone()),
             _ => None,
         })
     }
 
-    /// Events that have come and were not waited for.
+    /// Events that have come and were not waited for, but [`LinkEvent::Connected`].
     pub(super) fn other_events(&self) -> usize {
         self.engine.drain(|done| self.seen.borrow_mut().push(done));
-        self.seen.borrow().iter().filter(|done| matches!(done, Done::Link(_))).count()
+        let counts = |done: &&Done| match done {
+            Done::Link(event) => !matches!(event, LinkEvent::Connected { .. }),
+            _ => false,
+        };
+        self.seen.borrow().iter().filter(counts).count()
     }
 
     pub(super) fn call(&self, limits: Vec<Limit>) -> Result<Vec<Decision>, Failure> {
@@ -199,14 +218,28 @@ impl Worker {
     pub(super) fn one(&self, limit: Limit) -> Decision {
         self.call(vec![limit]).unwrap()[0]
     }
+
+    pub(super) fn act(&self, limit: &Limit, act: Act) -> Ruled {
+        self.ruled(self.submit(vec![vec![Limit { act, ..limit.clone() }]])[0]).unwrap()[0]
+    }
 }
 
 pub(super) fn rule(algorithm: Algorithm, rate: &str, burst: Option<u64>) -> Rule {
     Rule::new(algorithm, Rate::parse(rate).unwrap(), burst, Delay::None).unwrap()
 }
 
+pub(super) fn limit(key: &str, rule: Rule, act: Act) -> Limit {
+    Limit { key: key.to_owned(), rule, act, known: 0 }
+}
+
+/// Takes, or gives back if `cost` is below 0.
 pub(super) fn gcra(key: &str, rate: &str, burst: u64, cost: i64) -> Limit {
-    Limit { key: key.to_owned(), rule: rule(Algorithm::Gcra, rate, Some(burst)), cost }
+    limit(key, rule(Algorithm::Gcra, rate, Some(burst)), charge(cost))
+}
+
+pub(super) fn charge(cost: i64) -> Act {
+    let requests = cost.unsigned_abs();
+    if cost < 0 { Act::GiveBack { cost: requests } } else { Act::take(requests) }
 }
 
 pub(super) fn secret(text: &str) -> Option<Secret> {

@@ -1,8 +1,10 @@
 //! What the script decides, writes and survives.
 
+use std::time::Instant;
+
 use ::redis::{RedisConnectionInfo, Value, cmd};
 
-use super::{Failure, Limit, LinkEvent, Redis, Worker, gcra, rule};
+use super::{Act, Failure, Limit, LinkEvent, PATIENCE, Redis, Worker, charge, gcra, limit, rule};
 use crate::policy::limit::Algorithm;
 
 fn admitted(worker: &Worker, tickets: &[u64]) -> usize {
@@ -56,7 +58,7 @@ fn live_costs_refunds_and_peeks() {
     assert!(!cost(11).admitted);
     for algorithm in [Algorithm::SlidingWindow, Algorithm::FixedWindow] {
         let key = algorithm.name().to_owned();
-        let cost = |cost| worker.one(Limit { key: key.clone(), rule: rule(algorithm, "10r/h", None), cost });
+        let cost = |cost| worker.one(limit(&key, rule(algorithm, "10r/h", None), charge(cost)));
         assert_eq!(cost(7).remaining, 3);
         assert!(!cost(4).admitted);
         cost(-5);
@@ -102,6 +104,11 @@ fn live_foreign_values_are_overwritten_and_reported() {
             // Eight small numbers are a sliding window's state, of a bucket long gone.
             assert!(worker.one(limit).admitted, "kind {kind}, value {value:?}");
         }
+        // Beside another limit gcra is the other script's.
+        let [gcra, sliding, _] = every_kind(&format!("both{i}"));
+        let _: Value = cmd("SET").arg(&gcra.key).arg(value).query(&mut own).unwrap();
+        let both = worker.call(vec![gcra, sliding]).unwrap();
+        assert!(both.iter().all(|decision| decision.admitted), "value {value:?}");
     }
     assert!(matches!(worker.event(), LinkEvent::Foreign { values: 1, .. }));
     for limit in every_kind("list") {
@@ -114,10 +121,8 @@ fn live_foreign_values_are_overwritten_and_reported() {
 }
 
 fn every_kind(key: &str) -> [Limit; 3] {
-    [Algorithm::Gcra, Algorithm::SlidingWindow, Algorithm::FixedWindow].map(|algorithm| Limit {
-        key: format!("{key}:{}", algorithm.name()),
-        rule: rule(algorithm, "1r/h", None),
-        cost: 1,
+    [Algorithm::Gcra, Algorithm::SlidingWindow, Algorithm::FixedWindow].map(|algorithm| {
+        limit(&format!("{key}:{}", algorithm.name()), rule(algorithm, "1r/h", None), Act::take(1))
     })
 }
 
@@ -132,20 +137,30 @@ fn live_states_of_another_configuration_are_cut_down_and_not_forgotten() {
     let mut own = redis.plain();
     let left: i64 = cmd("PTTL").arg("k").query(&mut own).unwrap();
     assert!(left <= 180_000);
-    let sliding =
-        |rate| Limit { key: "w".to_owned(), rule: rule(Algorithm::SlidingWindow, rate, None), cost: 4 };
+    let sliding = |rate| limit("w", rule(Algorithm::SlidingWindow, rate, None), Act::take(4));
     assert_eq!(worker.one(sliding("10r/h")).remaining, 6);
     assert_eq!(worker.one(sliding("10r/m")).remaining, 2);
     assert!(!worker.one(sliding("10r/h")).admitted);
 }
 
 #[test]
-fn live_script_is_loaded_again_when_flushed() {
+fn live_scripts_are_loaded_at_once_and_again_when_flushed() {
     let redis = Redis::start(&[]);
     let worker = Worker::new(redis.settings());
-    assert!(worker.one(gcra("k", "1r/h", 1, 1)).admitted);
+    assert!(worker.one(gcra("k", "1r/h", 9, 1)).admitted);
+    let until = Instant::now() + PATIENCE;
+    while redis.ask(&["EXISTS", "sluice:gateways"]) != Ok(1) {
+        assert!(Instant::now() < until, "no heartbeat");
+    }
+    let window = || limit("w", rule(Algorithm::FixedWindow, "9r/d", None), Act::take(1));
+    assert!(worker.one(window()).admitted);
+    let errors: String = redis.ask(&["INFO", "errorstats"]).unwrap();
+    assert!(!errors.contains("NOSCRIPT"), "{errors}");
     let _: Value = cmd("SCRIPT").arg("FLUSH").query(&mut redis.plain()).unwrap();
-    assert_eq!(worker.one(gcra("k", "1r/h", 1, 1)).remaining, 0);
+    assert_eq!(worker.one(gcra("k", "1r/h", 9, 1)).remaining, 8);
+    assert_eq!(worker.one(window()).remaining, 7);
+    let _: Value = cmd("SCRIPT").arg("FLUSH").query(&mut redis.plain()).unwrap();
+    assert_eq!(worker.one(window()).remaining, 6);
     assert_eq!(worker.other_events(), 0);
 }
 
@@ -191,8 +206,7 @@ fn live_a_clock_set_back_locks_nobody_up_for_long() {
     let mut own = redis.plain();
     let (now, _): (u64, u64) = cmd("TIME").query(&mut own).unwrap();
     let mut set = |key: &str, value: String| cmd("SET").arg(key).arg(value).query::<Value>(&mut own).unwrap();
-    let limit =
-        |key: &str, algorithm| Limit { key: key.to_owned(), rule: rule(algorithm, "10r/h", None), cost: 1 };
+    let limit = |key: &str, algorithm| limit(key, rule(algorithm, "10r/h", None), Act::take(1));
     // The next window is another clock's that is a little ahead; a later one is from before the step.
     let window = now / 3600;
     set("next", format!("3600000 {} 10", window + 1));

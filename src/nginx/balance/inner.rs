@@ -1,0 +1,316 @@
+//! The wrap between the balancer and `keepalive`, whatever the order of their directives.
+
+use core::cell::Cell;
+use core::ffi::c_void;
+use core::ptr::fn_addr_eq;
+
+use nginx_sys as sys;
+
+use super::super::entry::entry;
+use super::super::health::primaries;
+use super::super::log::{self, Level};
+use super::super::request::Request;
+use super::super::sys::{BUSY, ERROR, OK, outdated};
+use super::super::upstream::{Group, all, conf_of};
+use super::conf::{GroupConf, block};
+use super::pick::{Masked, Picker};
+use super::sticky;
+
+type Upstream = *mut sys::ngx_http_upstream_srv_conf_t;
+
+/// One request's way to one upstream, in the request's pool. It needs no drop.
+struct Wrap {
+    request: *mut sys::ngx_http_request_t,
+    conf: &'static GroupConf,
+    group: &'static Group,
+    picker: Picker<'static>,
+    /// The server that the session is bound to, until it has been tried once; 0: none.
+    bound: Cell<u64>,
+    data: *mut c_void,
+    get: sys::ngx_event_get_peer_pt,
+    free: sys::ngx_event_free_peer_pt,
+    notify: sys::ngx_event_notify_peer_pt,
+    set_session: sys::ngx_event_set_peer_session_pt,
+    save_session: sys::ngx_event_save_peer_session_pt,
+}
+
+/// `keepalive` is about to wrap the method that was chosen so far: we wrap it first.
+///
+/// # Safety
+/// `cf` must be the parser state at a `keepalive` line; `core` has its owner read it.
+pub unsafe fn keepalive<T>(cf: *mut sys::ngx_conf_t, core: impl FnOnce() -> T) -> T {
+    // SAFETY: the caller vouches for `cf`.
+    let (conf, us) = unsafe { block(cf) };
+    // SAFETY: the core's configuration of the block being read.
+    let before = unsafe { (*us).peer.init_upstream };
+    // SAFETY: as above.
+    unsafe { install(us, conf) };
+    let read = core();
+    // SAFETY: as above.
+    unsafe {
+        if (*us).peer.init_upstream.is_some_and(is_ours) {
+            // It wraps later by itself, around what it then finds.
+            (*us).peer.init_upstream = before;
+        } else {
+            conf.hooks.outer.set((*us).peer.init_upstream);
+        }
+    }
+    read
+}
+
+/// All lines have been read, no method has been set up: wraps each that is not wrapped inside `keepalive`.
+pub fn install_all(cf: *mut sys::ngx_conf_t) {
+    for us in all(cf) {
+        // SAFETY: an explicit group of the configuration being read.
+        unsafe {
+            let (Some(conf), method) = (conf_of(us), (*us).peer.init_upstream) else { continue };
+            let wrapped = method.zip(conf.balance.hooks.outer.get());
+            if !wrapped.is_some_and(|(method, outer)| fn_addr_eq(method, outer)) {
+                install(us, &conf.balance);
+            }
+        }
+    }
+}
+
+type InitUpstream = unsafe extern "C" fn(*mut sys::ngx_conf_t, Upstream) -> sys::ngx_int_t;
+
+fn is_ours(init: InitUpstream) -> bool {
+    fn_addr_eq(init, init_upstream as InitUpstream)
+}
+
+unsafe fn install(us: Upstream, conf: &GroupConf) {
+    // SAFETY: the caller passes a group of the configuration being read.
+    unsafe {
+        let method = (*us).peer.init_upstream;
+        if method.is_some_and(is_ours) {
+            return;
+        }
+        conf.hooks.init_upstream.set(method.or(Some(sys::ngx_http_upstream_init_round_robin)));
+        (*us).peer.init_upstream = Some(init_upstream);
+    }
+}
+
+/// The method sets the group up, and we put ourselves around its `peer.init`.
+unsafe extern "C" fn init_upstream(cf: *mut sys::ngx_conf_t, us: Upstream) -> sys::ngx_int_t {
+    // SAFETY: nginx passes the group whose `init_upstream` we replaced.
+    let Some(conf) = (unsafe { conf_of(us) }) else { return ERROR };
+    let hooks = &conf.balance.hooks;
+    // SAFETY: the method's own function, as the core would call it.
+    unsafe {
+        let rc = hooks.init_upstream.get().map_or(ERROR, |init| init(cf, us));
+        if rc == OK && (*us).peer.init.is_some() {
+            hooks.init_peer.set((*us).peer.init);
+            (*us).peer.init = Some(init_peer);
+        }
+        rc
+    }
+}
+
+unsafe extern "C" fn init_peer(r: *mut sys::ngx_http_request_t, us: Upstream) -> sys::ngx_int_t {
+    // SAFETY: nginx passes the group whose `peer.init` we replaced.
+    let conf = unsafe { conf_of(us) };
+    let Some((conf, init)) = conf.and_then(|conf| Some((conf, conf.balance.hooks.init_peer.get()?))) else {
+        log::cycle(Level::Alert, format_args!("sluice: an upstream without its method"));
+        return ERROR;
+    };
+    // SAFETY: the method's own function, as the core would call it.
+    let rc = unsafe { init(r, us) };
+    if rc == OK
+        && let Some(number) = conf.group.get()
+    {
+        entry!("balancing", (), {
+            // SAFETY: nginx passes a live request.
+            let request = unsafe { Request::from_ptr(r) };
+            if let Some(group) = request.main_conf().upstreams.group(number) {
+                wrap(request, group, &conf.balance);
+            }
+        });
+    }
+    rc
+}
+
+/// Puts ourselves around what the method has just set up for `request`, if there is anything to do.
+fn wrap(request: &Request, group: &'static Group, conf: &'static GroupConf) {
+    if !conf.ramps() && conf.sticky.is_none() && group.health.waiting() == 0 {
+        return;
+    }
+    let r = request.as_ptr();
+    // SAFETY: inside peer.init the request has an upstream, whose callbacks the method has set.
+    let pc = unsafe { &raw mut (*(*r).upstream).peer };
+    let Some(picker) = picker(request, group, pc) else { return };
+    let bound = conf.sticky.as_ref().map_or(0, |sticky| sticky::bound(request, sticky));
+    // SAFETY: the pool's memory is aligned for any type and lives as long as the request, so no longer than `'static`
+    // is used; `pc` as above.
+    unsafe {
+        let place = sys::ngx_palloc((*r).pool, size_of::<Wrap>()).cast::<Wrap>();
+        if place.is_null() {
+            return;
+        }
+        place.write(Wrap {
+            request: r,
+            conf,
+            group,
+            picker,
+            bound: Cell::new(bound),
+            data: (*pc).data,
+            get: (*pc).get,
+            free: (*pc).free,
+            notify: (*pc).notify,
+            set_session: (*pc).set_session,
+            save_session: (*pc).save_session,
+        });
+        // The core gave no try to servers that have to wait.
+        (*pc).tries += group.health.waiting();
+        (*pc).data = place.cast();
+        (*pc).get = (*pc).get.and(Some(get));
+        (*pc).free = (*pc).free.and(Some(free));
+        (*pc).notify = (*pc).notify.and(Some(notify));
+        (*pc).set_session = (*pc).set_session.and(Some(set_session));
+        (*pc).save_session = (*pc).save_session.and(Some(save_session));
+    }
+}
+
+/// The method's data, if the method is one of nginx's or keeps its data as they do.
+fn picker(
+    request: &Request,
+    group: &'static Group,
+    pc: *mut sys::ngx_peer_connection_t,
+) -> Option<Picker<'static>> {
+    let primaries = primaries(group.upstream)?;
+    // SAFETY: the group's peers are the core's own, so its methods put the core's data at the head of theirs; one that
+    // does not has something else than the group's list there. Memory from the pool is aligned and zeroed.
+    unsafe {
+        let data = (*pc).data.cast::<sys::ngx_http_upstream_rr_peer_data_t>();
+        if data.is_null() || !core::ptr::eq((*data).peers, primaries) {
+            return None;
+        }
+        let next = (*primaries).next;
+        let most = (*primaries).number.max(if next.is_null() { 0 } else { (*next).number });
+        let words = most.div_ceil(usize::BITS as usize);
+        // Then `tried` has as many words: the core counted the same servers.
+        if outdated(data) {
+            return None;
+        }
+        let bytes = 2 * words * size_of::<usize>();
+        let memory = sys::ngx_pcalloc((*request.as_ptr()).pool, bytes).cast::<Cell<usize>>();
+        if memory.is_null() {
+            return None;
+        }
+        let (saved, mask) = core::slice::from_raw_parts(memory, 2 * words).split_at(words);
+        Some(Picker { data, primaries, members: group.health.members(), saved, mask })
+    }
+}
+
+impl Wrap {
+    /// Before the balancer is asked. `Err`: a server has been taken; `Ok`: who stands back.
+    unsafe fn before(&self, pc: *mut sys::ngx_peer_connection_t) -> Result<Option<Masked>, ()> {
+        // SAFETY: the caller passes what nginx passed to `get`.
+        unsafe {
+            self.picker.remember();
+            let bound = self.bound.take();
+            if bound != 0 && self.picker.bound(pc, bound) {
+                return Err(());
+            }
+            Ok(if self.conf.ramps() { self.picker.mask() } else { None })
+        }
+    }
+
+    /// The balancer found nobody though some stand back. `true`: it is to be asked again.
+    unsafe fn relent(&self, masked: Masked, rc: sys::ngx_int_t) -> bool {
+        // SAFETY: as in `before`.
+        unsafe {
+            let again = self.picker.unmask(masked) && rc == BUSY;
+            if again {
+                self.picker.rewind();
+            }
+            again
+        }
+    }
+
+    /// A server has been chosen.
+    unsafe fn chosen(&self, masked: Option<Masked>) {
+        // SAFETY: as in `before`.
+        unsafe {
+            if let Some(masked) = masked {
+                self.picker.spend(masked);
+            }
+            if let Some(sticky) = &self.conf.sticky
+                && let Some(member) = self.picker.current()
+            {
+                sticky::chosen(Request::from_ptr(self.request), sticky, &member.tuning);
+            }
+        }
+    }
+}
+
+/// What our callbacks find in `data`.
+unsafe fn found<'p>(data: *mut c_void) -> &'p Wrap {
+    // SAFETY: nginx passes the `data` that `wrap` set, which lives in the request's pool.
+    unsafe { &*data.cast::<Wrap>() }
+}
+
+unsafe extern "C" fn get(pc: *mut sys::ngx_peer_connection_t, data: *mut c_void) -> sys::ngx_int_t {
+    // SAFETY: nginx passes what `wrap` set; the balancer's own callback gets its own data, as the core would call it.
+    unsafe {
+        let wrap = found(data);
+        let ask = || wrap.get.map_or(ERROR, |get| get(pc, wrap.data));
+        let before = entry!("balancing", Ok(None), { wrap.before(pc) });
+        let mut rc = if before.is_ok() { ask() } else { OK };
+        let masked = before.ok().flatten();
+        if let Some(masked) = masked
+            && entry!("slow start", false, { wrap.relent(masked, rc) })
+        {
+            rc = ask();
+        }
+        if rc == BUSY
+            && wrap.group.health.waiting() > 0
+            && entry!("balancing", false, { wrap.picker.last_resort(pc) })
+        {
+            rc = OK;
+        }
+        if rc == OK {
+            entry!("balancing", (), { wrap.chosen(masked) });
+        }
+        rc
+    }
+}
+
+unsafe extern "C" fn free(pc: *mut sys::ngx_peer_connection_t, data: *mut c_void, state: sys::ngx_uint_t) {
+    // SAFETY: nginx passes what `wrap` set.
+    let wrap = unsafe { found(data) };
+    if let Some(sticky) = &wrap.conf.sticky {
+        entry!("a sticky session", (), {
+            // SAFETY: nginx frees a peer of a live request.
+            sticky::done(unsafe { Request::from_ptr(wrap.request) }, sticky, state == 0);
+        });
+    }
+    // SAFETY: as in `get`.
+    unsafe {
+        if let Some(free) = wrap.free {
+            free(pc, wrap.data, state);
+        }
+    }
+}
+
+unsafe extern "C" fn notify(pc: *mut sys::ngx_peer_connection_t, data: *mut c_void, kind: sys::ngx_uint_t) {
+    // SAFETY: nginx passes what `wrap` set; the balancer's own callback with its own data.
+    unsafe {
+        if let Some(notify) = found(data).notify {
+            notify(pc, found(data).data, kind);
+        }
+    }
+}
+
+unsafe extern "C" fn set_session(pc: *mut sys::ngx_peer_connection_t, data: *mut c_void) -> sys::ngx_int_t {
+    // SAFETY: as in `notify`.
+    unsafe { found(data).set_session.map_or(ERROR, |set| set(pc, found(data).data)) }
+}
+
+unsafe extern "C" fn save_session(pc: *mut sys::ngx_peer_connection_t, data: *mut c_void) {
+    // SAFETY: as in `notify`.
+    unsafe {
+        if let Some(save) = found(data).save_session {
+            save(pc, found(data).data);
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Balancing beside the balancer: slow start, draining, sticky sessions, degraded servers as the last choice.
+//!
+//! The balancer stays the group's own. A thin wrap around it ([`inner`], inside `keepalive`) keeps a server that warms
+//! up out of some of its picks, takes the server a session is bound to, and when the balancer finds none, one that is
+//! degraded. Servers that get nothing for the time being are marked in the core's `down` with all other verdicts.
+
+pub mod conf;
+pub mod inner;
+mod pick;
+pub mod sticky;
+
+use super::health::Server;
+use crate::policy::Millis;
+use crate::policy::limit::KeyHash;
+use crate::shared::balance::Server as Words;
+
+pub use conf::GroupConf;
+
+/// What balancing knows of one server of a group.
+#[derive(Default)]
+pub struct Tuning {
+    /// How long it warms up; 0: not at all.
+    pub slow_start: Millis,
+    /// `drain` in the configuration.
+    drain: bool,
+    /// What names it in cookies and routes.
+    pub id: String,
+    /// The same as a number, never 0.
+    pub hash: u64,
+    /// What all workers know of it.
+    pub words: Option<&'static Words>,
+}
+
+impl Tuning {
+    /// As its `server` line says; `words` is its record.
+    pub fn new(line: Option<&conf::Line>, server: &Server, words: Option<&'static Words>) -> Self {
+        let route = line.and_then(|line| line.route.clone());
+        // An address is nobody's business; its hash is the same on every gateway.
+        let id = route.unwrap_or_else(|| KeyHash::new(server.name.as_bytes()).to_string());
+        Self {
+            slow_start: line.map_or(0, |line| line.slow_start),
+            drain: line.is_some_and(|line| line.drain),
+            hash: hash(id.as_bytes()),
+            id,
+            words,
+        }
+    }
+
+    /// Whether it gets bound sessions only.
+    pub fn drains(&self) -> bool {
+        self.words.map_or(self.drain, |words| words.drains(self.drain))
+    }
+
+    /// It has come back: begins to warm up.
+    pub fn recover(&self, now: Millis) {
+        if let Some(words) = self.words.filter(|_| self.slow_start > 0) {
+            words.begin(now);
+        }
+    }
+}
+
+/// A server's id as a number, never 0.
+fn hash(id: &[u8]) -> u64 {
+    KeyHash::new(id).as_u64s().0.max(1)
+}
