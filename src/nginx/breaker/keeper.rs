@@ -7,7 +7,7 @@ use super::super::conf::MainConf;
 use super::super::sys::{exiting, mono, worker_index};
 use super::super::timer::Timer;
 use super::super::worker;
-use super::Gate;
+use super::gates;
 use crate::policy::Millis;
 
 const PERIOD: Millis = 1_000;
@@ -26,18 +26,16 @@ impl Keeper {
         let index = worker_index();
         if store.enter(usize::from(index), conf.health.generation.get()) {
             for gate in gates(conf) {
-                gate.breaker.reclaim(index as u8);
+                gate.breaker.reclaim(index);
             }
+            // Servers whose permits these were may be picked again.
+            store.note_change();
         }
         if index == 0 && gates(conf).next().is_some() {
             keeper.timer.arm(PERIOD);
         }
         keeper
     }
-}
-
-fn gates(conf: &MainConf) -> impl Iterator<Item = &Gate> {
-    conf.upstreams.groups.iter().filter_map(|group| group.breaker.gate())
 }
 
 fn tick() {

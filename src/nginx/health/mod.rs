@@ -7,7 +7,7 @@
 pub mod conf;
 mod driver;
 mod matching;
-mod peers;
+pub mod peers;
 mod require;
 mod tls;
 

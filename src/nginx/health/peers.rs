@@ -17,11 +17,12 @@ use crate::policy::health::{Change, Condition};
 use crate::remote::probe::Target;
 use crate::shared::health::Check as SharedCheck;
 
-type Upstream = *mut sys::ngx_http_upstream_srv_conf_t;
+pub type Upstream = *mut sys::ngx_http_upstream_srv_conf_t;
 pub type Peers = *mut sys::ngx_http_upstream_rr_peers_t;
 type Peer = *mut sys::ngx_http_upstream_rr_peer_t;
 
-/// Bits of `down`. 1 is the configuration's (`down`), and 8 where the core knows `drain`.
+/// Bits of `down`. 1 is the configuration's (`down`), and 8 where the core knows `drain`; 64 is that of the
+/// breakers of servers.
 const CONFIGURED: usize = 1;
 const UNHEALTHY: usize = 2;
 const CHECKING: usize = 4;
@@ -50,11 +51,10 @@ pub struct Server {
     pub name: String,
     address: Vec<u8>,
     /// `down` in the configuration.
-    configured_down: bool,
+    pub configured_down: bool,
 }
 
 impl Server {
-    /// What tells it from the group's other servers.
     /// The text in the configuration.
     pub fn text(&self) -> &str {
         &self.server
@@ -63,6 +63,13 @@ impl Server {
     /// What tells it from the group's other servers.
     pub fn identity(&self) -> String {
         format!("{}\0{}\0{:?}", self.server, self.name, self.role)
+    }
+
+    /// # Safety
+    /// `peer` must be a live peer.
+    pub unsafe fn is(&self, peer: *const sys::ngx_http_upstream_rr_peer_t) -> bool {
+        // SAFETY: the caller vouches for the peer.
+        unsafe { self.address == address_of(peer) }
     }
 }
 
@@ -97,6 +104,11 @@ impl Member {
     /// Where to probe.
     pub fn target(&self, port: Option<u16>) -> Option<Target> {
         target(&self.server.address, port)
+    }
+
+    /// Whether its checks let traffic through.
+    pub fn is_usable(&self) -> bool {
+        self.verdict() == 0
     }
 
     /// The last of its checks to fail has passed: it begins to warm up.
@@ -164,18 +176,11 @@ impl Member {
             }
         })
     }
-
-    /// # Safety
-    /// `peer` must be a live peer.
-    unsafe fn is(&self, peer: *const sys::ngx_http_upstream_rr_peer_t) -> bool {
-        // SAFETY: the caller vouches for the peer.
-        unsafe { self.server.address == address_of(peer) }
-    }
 }
 
 /// The two lists of a group's peers; the second may be null. `None` if the group's balancer keeps something
 /// else.
-fn lists(us: Upstream) -> Option<[(Role, Peers); 2]> {
+pub fn lists(us: Upstream) -> Option<[(Role, Peers); 2]> {
     // SAFETY: `us` is an explicit group of this process's cycle, whose peers the core has initialised. Whatever
     // a balancer of a third party keeps there, two words of it are compared before any pointer is followed: a
     // list of the core's lies in the group's own zone, or, without one, names the group.
@@ -259,8 +264,8 @@ pub unsafe fn each<'m>(
     unsafe {
         let (mut peer, mut at) = ((*list).peer, 0);
         while !peer.is_null() {
-            let member = expected.next().filter(|member| member.is(peer));
-            see(peer, at, member.or_else(|| of_role().find(|member| member.is(peer))));
+            let member = expected.next().filter(|member| member.server.is(peer));
+            see(peer, at, member.or_else(|| of_role().find(|member| member.server.is(peer))));
             (peer, at) = ((*peer).next, at + 1);
         }
     }
@@ -288,7 +293,7 @@ pub fn apply(us: Upstream, members: &[Member], panic: Option<Panic>) -> Outlook 
             each(list, role, members, |peer, _, member| {
                 if let Some(member) = member {
                     member.present.set(true);
-                    mark(list, peer, member.bits(&outlook, panic));
+                    mark(list, peer, OURS, member.bits(&outlook, panic));
                 }
             });
         }
@@ -296,13 +301,15 @@ pub fn apply(us: Upstream, members: &[Member], panic: Option<Panic>) -> Outlook 
     outlook(members)
 }
 
+/// Writes the bits of `mask` in a peer's `down`.
+///
 /// # Safety
 /// `peer` must be in `list`, which the caller has locked for writing.
-unsafe fn mark(list: Peers, peer: *mut sys::ngx_http_upstream_rr_peer_t, bits: usize) {
+pub unsafe fn mark(list: Peers, peer: *mut sys::ngx_http_upstream_rr_peer_t, mask: usize, bits: usize) {
     // SAFETY: the caller vouches for both.
     unsafe {
         let before = (*peer).down;
-        let after = (before & !OURS) | bits;
+        let after = (before & !mask) | bits;
         if before == after {
             return;
         }
