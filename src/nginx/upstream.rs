@@ -218,8 +218,10 @@ pub fn adopt(main: &'static MainConf) {
     let generation = store.begin_cycle();
     breaker::adopt_routes(main, store);
     for group in &main.upstreams.groups {
-        health::adopt(main, group, store, generation);
+        // Whom breakers keep out says who is usable, and that says whether breakers are heard.
         breaker::adopt(group, store);
+        health::adopt(main, group, store, generation);
+        breaker::servers::put_into_force(group);
     }
     main.health.generation.set(generation);
 }

@@ -40,8 +40,14 @@ impl Keeper {
 
 fn tick() {
     let Some(worker) = worker::current() else { return };
+    let mut changed = false;
     for gate in gates(worker.conf) {
-        gate.say(None, gate.breaker.housekeep(&gate.settings, mono()));
+        let made = gate.breaker.housekeep(&gate.settings, mono());
+        changed |= made.is_some();
+        gate.say(None, made);
+    }
+    if let Some(store) = worker.conf.upstreams.store().filter(|_| changed) {
+        store.note_change();
     }
     if !exiting() {
         worker.breakers.timer.arm(PERIOD);

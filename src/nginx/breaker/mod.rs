@@ -386,19 +386,22 @@ pub struct Checked {
 /// Lets a probe decide where `half_open_via=probe` says so.
 pub fn checked(conf: &MainConf, group: &Group, checked: &Checked) {
     let probe = |gate: &Gate, good: Option<bool>| {
-        let Some(good) = good.filter(|_| gate.settings.via == Via::Probe) else { return false };
+        let Some(good) = good.filter(|_| gate.settings.via == Via::Probe) else { return [None; 2] };
         let outcome = if good { Outcome::Success } else { Outcome::Failure(Failure::Error) };
         let probed = Probed { began: checked.began, report: gate.report(outcome, false) };
         let made = gate.breaker.probe(&gate.settings, mono(), worker_index(), probed);
         made.into_iter().for_each(|made| gate.say(None, made));
-        made.iter().any(Option::is_some)
+        made
     };
     if let Some(gate) = group.breaker.gate.get() {
         probe(gate, checked.group_is_good);
     }
-    if let Some(servers) = group.breaker.servers()
-        && servers.gate(checked.server).is_some_and(|gate| probe(gate, checked.server_is_good))
-    {
+    let Some(servers) = group.breaker.servers() else { return };
+    let made = servers.gate(checked.server).map_or([None; 2], |gate| probe(gate, checked.server_is_good));
+    if made.iter().flatten().any(Transition::readmits) {
+        group.health.readmit(checked.server);
+    }
+    if made.iter().any(Option::is_some) {
         servers.changed(conf, group);
     }
 }

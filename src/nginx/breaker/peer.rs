@@ -130,13 +130,14 @@ impl Peer {
         }
     }
 
-    /// The server that was picked is not to be asked: gives it back, as if nobody had picked it.
-    unsafe fn unpick(&self, pc: *mut sys::ngx_peer_connection_t) {
+    /// The server that was picked is not to be asked: gives it back, as if nobody had picked it. `tries` is what was
+    /// left before.
+    unsafe fn unpick(&self, pc: *mut sys::ngx_peer_connection_t, tries: sys::ngx_uint_t) {
         // SAFETY: inside `get` of a live request, whose balancer has just picked. A connection that was kept goes
         // back to those that are if its request seems to be over, and is closed otherwise.
         unsafe {
             let u = (*self.request).upstream;
-            let (tries, keepalive, sent) = ((*pc).tries, (*u).keepalive(), (*u).request_body_sent());
+            let (keepalive, sent) = ((*u).keepalive(), (*u).request_body_sent());
             (*u).set_keepalive(1);
             (*u).set_request_body_sent(1);
             if let Some(free) = self.free {
@@ -162,7 +163,13 @@ impl Peer {
             Some(outcome) => {
                 // SAFETY: an attempt is one of the live request's upstream.
                 let slow = unsafe { outcome::is_slow((*self.request).upstream, &member.gate.settings) };
-                servers.record(request, member, token, outcome, slow)
+                let made = servers.record(request, member, token, outcome, slow);
+                if let Some(number) =
+                    servers.number(member).filter(|_| made.is_some_and(|made| made.readmits()))
+                {
+                    self.group.health.readmit(number);
+                }
+                made.is_some() || token.is_test()
             }
             None => {
                 member.gate.breaker.abort(token);
@@ -228,7 +235,7 @@ unsafe extern "C" fn get(pc: *mut sys::ngx_peer_connection_t, data: *mut c_void)
     // One that is given back is not picked again for this request, so that each has its turn at most once.
     for _ in 0..=peer.servers().map_or(0, Servers::len) {
         // SAFETY: the balancer's own callback with its own data, as the core would call it.
-        let rc = unsafe { peer.get.map_or(ERROR, |get| get(pc, peer.data)) };
+        let (tries, rc) = unsafe { ((*pc).tries, peer.get.map_or(ERROR, |get| get(pc, peer.data))) };
         if rc == BUSY && peer.last.get().is_none() {
             peer.nobody.set(true);
         }
@@ -240,7 +247,7 @@ unsafe extern "C" fn get(pc: *mut sys::ngx_peer_connection_t, data: *mut c_void)
             return rc;
         }
         // SAFETY: as above.
-        entry!("giving a server back", (), { unsafe { peer.unpick(pc) } });
+        entry!("giving a server back", (), { unsafe { peer.unpick(pc, tries) } });
     }
     BUSY
 }

@@ -12,14 +12,15 @@ use std::collections::HashMap;
 use nginx_sys as sys;
 
 use super::super::conf::MainConf;
-use super::super::health::peers::{self, Peers, Server, Upstream};
+use super::super::health;
+use super::super::health::peers::{self, DEGRADED, Peers, Server};
 use super::super::log::{self, Level};
 use super::super::request::Request;
 use super::super::sys::{PeersLock, mono};
 use super::super::upstream::Group;
 use super::Gate;
 use crate::policy::Millis;
-use crate::policy::breaker::{Outcome, Settings, State, may_eject};
+use crate::policy::breaker::{Outcome, Settings, State, Transition, may_eject};
 use crate::shared::breaker::{Bar, Token};
 use crate::shared::upstream::Store;
 
@@ -32,6 +33,8 @@ pub struct Member {
     pub gate: Gate,
     /// The name of its peer, which is where the core says whom it picked; null while it is not in the list.
     name: Cell<*const sys::ngx_str_t>,
+    /// Nothing but its breaker could keep it from being picked.
+    free: Cell<bool>,
 }
 
 /// The servers of a group with `scope=peer`.
@@ -42,9 +45,9 @@ pub struct Servers {
     listed: Cell<usize>,
     /// When a bit may have to change though no state does.
     due: Cell<Millis>,
-    /// Servers that balancers may pick.
+    /// Servers that balancers may pick, if only as the last choice.
     usable: Cell<usize>,
-    /// No server would be left: breakers keep none out.
+    /// No server would be left, or the group is in panic: breakers keep none out.
     ignored: Cell<bool>,
 }
 
@@ -71,18 +74,23 @@ pub fn adopt(group: &Group, store: &Store, settings: Settings) -> Option<Servers
         let said = format!("server {} of upstream \"{name}\"", server.name);
         // Its absence has been logged; the others' numbers must stay those of the lists.
         let gate = Gate::adopt(store, said, &key, settings)?;
-        members.push(Member { server, gate, name: Cell::new(null()) });
+        members.push(Member { server, gate, name: Cell::new(null()), free: Cell::new(false) });
     }
-    let its = Servers {
+    Some(Servers {
         members,
         applied: Cell::new(store.changes()),
         listed: Cell::new(peers::changes(group.upstream)),
         due: Cell::new(0),
         usable: Cell::new(0),
         ignored: Cell::new(false),
-    };
-    its.put_into_force(group.upstream, mono());
-    Some(its)
+    })
+}
+
+/// After verdicts have been put into force.
+pub fn put_into_force(group: &Group) {
+    if let Some(its) = group.breaker.servers() {
+        its.put_into_force(group, mono());
+    }
 }
 
 /// Before each pick: a few loads when nothing changed.
@@ -96,7 +104,7 @@ pub fn refresh(main: &MainConf, group: &Group) {
     its.listed.set(listed);
     // A cycle later the master may have given our records to others.
     if store.generation().wrapping_sub(main.health.generation.get()) <= 1 {
-        its.put_into_force(group.upstream, now);
+        its.put_into_force(group, now);
     }
 }
 
@@ -108,6 +116,11 @@ impl Servers {
     /// The breaker of the server of this number in the order of the lists.
     pub fn gate(&self, number: usize) -> Option<&Gate> {
         self.members.get(number).map(|member| &member.gate)
+    }
+
+    /// Whether the breaker of the server of this number is open, or half-open.
+    pub fn is_out(&self, number: usize) -> bool {
+        self.gate(number).is_some_and(|gate| gate.breaker.is_out(&gate.settings))
     }
 
     pub fn len(&self) -> usize {
@@ -129,10 +142,11 @@ impl Servers {
         if let Some(store) = main.upstreams.store() {
             store.note_change();
         }
+        health::changed(main, group);
         refresh(main, group);
     }
 
-    /// Tells a server's breaker of an attempt.
+    /// Tells a server's breaker of an attempt; the transition that made.
     pub fn record(
         &self,
         request: &Request,
@@ -140,10 +154,12 @@ impl Servers {
         token: Token,
         outcome: Outcome,
         slow: bool,
-    ) -> bool {
+    ) -> Option<Transition> {
         let gate = &member.gate;
         let judges = outcome != Outcome::Success || gate.settings.rated();
-        let may_open = !judges || (self.usable.get() > 1 && self.may_eject(gate));
+        // One that drains, or is unhealthy to the checks, is not among those who could stay.
+        let others = self.usable.get().saturating_sub(member.free.get().into());
+        let may_open = !judges || (others > 0 && self.may_eject(gate));
         let mut report = gate.report(outcome, slow);
         report.may_open = may_open;
         let made = gate.breaker.record(&gate.settings, mono(), token, report);
@@ -152,7 +168,12 @@ impl Servers {
         let back =
             tripped.filter(|_| !self.may_eject(gate)).and_then(|made| gate.breaker.retract(mono(), &made));
         gate.say(Some(request), back.or(made));
-        made.is_some() || token.is_test()
+        made
+    }
+
+    /// Where a member stands in the order of the lists.
+    pub fn number(&self, member: &Member) -> Option<usize> {
+        self.members.iter().position(|its| core::ptr::eq(its, member))
     }
 
     /// Whether this one may be out beside those that are.
@@ -165,8 +186,8 @@ impl Servers {
 
     /// Writes the bits of all servers. The records are read under the lists' locks: of two workers that do this at
     /// once, the later one writes what is true.
-    fn put_into_force(&self, us: Upstream, now: Millis) {
-        let Some(lists) = peers::lists(us) else { return };
+    fn put_into_force(&self, group: &Group, now: Millis) {
+        let Some(lists) = peers::lists(group.upstream) else { return };
         self.members.iter().for_each(|member| member.name.set(null()));
         let mut seen = Seen { due: Millis::MAX, ..Seen::default() };
         let lists = || lists.iter().filter(|(_, list)| !list.is_null());
@@ -181,18 +202,19 @@ impl Servers {
                     let is = |member: &&Member| member.server.is(peer) && member.name.get().is_null();
                     let same = |member: &&Member| member.server.role == *role && is(member);
                     let member = expected.next().filter(is).or_else(|| self.members.iter().find(same));
-                    seen.count((*peer).down, member.map_or(Bar::None, |member| member.at(peer, now)), now);
+                    let free = (*peer).down & !(BROKEN | DEGRADED) == 0;
+                    seen.count(free, member.map_or(Bar::None, |member| member.at(peer, free, now)), now);
                     peer = (*peer).next;
                 }
             }
         }
-        let ignored = seen.usable == 0 && seen.barred > 0;
+        let ignored = seen.barred > 0 && (seen.usable == 0 || group.health.panics_to_all());
         for (_, list) in lists() {
             // SAFETY: as above.
             unsafe { self.mark(*list, ignored, now) };
         }
         self.ignored.set(ignored);
-        self.usable.set(if ignored { seen.barred } else { seen.usable });
+        self.usable.set(seen.usable + if ignored { seen.barred } else { 0 });
         self.due.set(seen.due);
     }
 
@@ -224,8 +246,8 @@ struct Seen {
 }
 
 impl Seen {
-    const fn count(&mut self, down: usize, bar: Bar, now: Millis) {
-        let free = (down & !BROKEN == 0) as usize;
+    const fn count(&mut self, free: bool, bar: Bar, now: Millis) {
+        let free = free as usize;
         match bar {
             Bar::None => self.usable += free,
             Bar::Set => self.barred += free,
@@ -245,13 +267,14 @@ impl Member {
         self.gate.breaker.bar(&self.gate.settings, now)
     }
 
-    /// Remembers where the peer is.
+    /// Remembers where the peer is, and whether it is `free`.
     ///
     /// # Safety
     /// `peer` must be a live peer.
-    unsafe fn at(&self, peer: *const sys::ngx_http_upstream_rr_peer_t, now: Millis) -> Bar {
+    unsafe fn at(&self, peer: *const sys::ngx_http_upstream_rr_peer_t, free: bool, now: Millis) -> Bar {
         // SAFETY: the caller vouches for the peer.
         self.name.set(unsafe { addr_of!((*peer).name) });
+        self.free.set(free);
         self.bar(now)
     }
 

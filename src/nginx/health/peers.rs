@@ -1,5 +1,5 @@
-//! The core's round-robin peers, which every balancer of nginx builds on: reading them, and writing the two bits
-//! of `down` that are ours.
+//! The core's round-robin peers, which every balancer of nginx builds on: reading them, and writing the bits of
+//! `down` that are ours.
 
 use core::cell::Cell;
 use core::ptr::addr_of;
@@ -125,11 +125,12 @@ impl Member {
     }
 
     /// What it counts for in its group; `None`: people took it out.
-    fn standing(&self) -> Option<Standing> {
+    fn standing(&self, ejected: bool) -> Option<Standing> {
         let counts = self.present.get() && !self.server.configured_down && !self.tuning.drains();
         counts.then(|| Standing {
             backup: self.server.role == Role::Backup,
             usable: self.verdict() == 0,
+            ejected,
             degraded: self.is_degraded(),
         })
     }
@@ -150,7 +151,7 @@ impl Member {
 
     /// Whether it could have requests, and waits because healthy servers are left.
     pub fn waits(&self, outlook: &Outlook, panic: Option<Panic>) -> bool {
-        self.standing().is_some() && self.bits(outlook, panic) == DEGRADED
+        self.standing(false).is_some() && self.bits(outlook, panic) == DEGRADED
     }
 
     /// Its state in one word; `unavail`: the core has put it aside after `max_fails`.
@@ -271,15 +272,16 @@ pub unsafe fn each<'m>(
     }
 }
 
-fn outlook(members: &[Member]) -> Outlook {
-    let mut outlook = Outlook::default();
-    members.iter().filter_map(Member::standing).for_each(|standing| outlook.add(standing));
-    outlook
+/// Whether its breaker keeps the server of a number, in the order of the lists, out.
+pub type Ejected<'e> = &'e dyn Fn(usize) -> bool;
+
+fn outlook(members: &[Member], ejected: Ejected<'_>) -> Outlook {
+    Outlook::of(members.iter().enumerate().filter_map(|(number, member)| member.standing(ejected(number))))
 }
 
 /// Writes what keeps `members` from getting requests into the peers, and returns what their verdicts come to. The
 /// records are read under the list's lock: of two workers that do this at once, the later one writes what is true.
-pub fn apply(us: Upstream, members: &[Member], panic: Option<Panic>) -> Outlook {
+pub fn apply(us: Upstream, members: &[Member], panic: Option<Panic>, ejected: Ejected<'_>) -> Outlook {
     for (role, list) in lists(us).into_iter().flatten() {
         if list.is_null() {
             continue;
@@ -287,7 +289,7 @@ pub fn apply(us: Upstream, members: &[Member], panic: Option<Panic>) -> Outlook 
         // SAFETY: a live list of this process's cycle. Nothing between lock and unlock allocates, logs or panics.
         unsafe {
             let _lock = PeersLock::write(list);
-            let outlook = outlook(members);
+            let outlook = outlook(members, ejected);
             let of_role = members.iter().filter(|member| member.server.role == role);
             of_role.for_each(|member| member.present.set(false));
             each(list, role, members, |peer, _, member| {
@@ -298,7 +300,7 @@ pub fn apply(us: Upstream, members: &[Member], panic: Option<Panic>) -> Outlook 
             });
         }
     }
-    outlook(members)
+    outlook(members, ejected)
 }
 
 /// Writes the bits of `mask` in a peer's `down`.
