@@ -173,10 +173,6 @@ for my $row (
     [ $u->('health_check mandatory=yes;'),           'invalid value "yes" of "mandatory"' ],
     [ $u->('health_check interval=1s interval=2s;'), 'duplicate parameter "interval"' ],
     [ $u->('health_check no_such=1;'),               'unknown parameter "no_such=1"' ],
-    [ $u->('health_check type=tcp;'),                'parameter "type=tcp", which is not supported yet' ],
-    [ $u->('health_check type=udp;'),                'invalid value "udp" of "type"' ],
-    [ $u->('health_check scheme=https;'),            'parameter "scheme=https", which is not supported yet' ],
-    [ $u->('health_check sni=a;'),                   'parameter "sni=a", which is not supported yet' ],
     [ $u->('health_check match=nobody;'),            '"health_check" directive has unknown match "nobody"' ],
     [ $u->('health_check_header A b;'),              '"health_check_header" directive has no "health_check" in its block' ],
     [ $u->('health_check_header "A b" c;'),          'invalid header name "A b"' ],
@@ -194,18 +190,6 @@ for my $row (
     my $line = 9 + ($later // 3);
     (my $shown = substr $text, 0, 200) =~ s/\s+/ /g;
     ok $status != 0 && $said =~ /\[emerg\].*\Q$message\E.* in \S+nginx\.conf:$line$/ms, $shown or diag "$status: $said";
-}
-
-# https is to come: until then it is refused, where it is known, and only there.
-for my $row (
-    [ 'health_check; proxy_pass https://u;', 1 ],
-    [ 'proxy_pass https://u; health_check;', 1 ],
-    [ 'health_check scheme=http; proxy_pass https://u;', 0 ],
-    [ 'health_check; proxy_pass http://u; } location /s { proxy_pass https://u; } location /v { set $x u; proxy_pass https://$x;', 0 ],
-) {
-    my ($status, $said) = nginx_t(http => "\n" . $l->($row->[0]));
-    is !!$status, !!$row->[1], $row->[0] or diag $said;
-    is scalar(() = $said =~ /\[emerg\].* checks over https are not supported yet.* in \S+nginx\.conf:12$/mg), $row->[1], 'refused: ' . $row->[1] or diag $said;
 }
 
 # What NGINX Plus configurations say is accepted as it is.

@@ -214,11 +214,11 @@ qr/\[emerg\] .*invalid pattern "\(unclosed" in "body".* in \S+nginx\.conf:\d+/
 --- error_log eval
 qr/\[emerg\] .*invalid header name "A B".* in \S+nginx\.conf:\d+/
 
-=== TEST 27: require is to come
+=== TEST 27: require in a group
 --- refused
-    match m { require $x; }
+    match m { any { require $host; } }
 --- error_log eval
-qr/\[emerg\] .*"require" is not supported yet in match "m" in \S+nginx\.conf:\d+/
+qr/\[emerg\] .*"require" cannot stand inside a group in match "m" in \S+nginx\.conf:\d+/
 
 === TEST 28: no end: the line after it is the first that cannot be
 --- refused

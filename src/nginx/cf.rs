@@ -163,19 +163,7 @@ impl Directive {
 
     /// A file name relative to the directory of nginx.conf, made absolute.
     pub fn full_path(&self, path: &str) -> Result<String> {
-        // SAFETY: `cf` as in `in_upstream`; the name is copied, NUL-terminated, into its pool, as
-        // ngx_conf_full_name wants it.
-        unsafe {
-            let pool = (*self.cf).pool;
-            let mut bytes = path.as_bytes().to_vec();
-            bytes.push(0);
-            let mut name = sys::ngx_str_t::from_bytes(pool, &bytes).ok_or(ConfError::Logged)?;
-            name.len -= 1;
-            if sys::ngx_conf_full_name((*self.cf).cycle, &raw mut name, 1) != super::sys::OK {
-                return Err(ConfError::Logged);
-            }
-            Ok(name.to_string())
-        }
+        full_path(self.cf, path)
     }
 
     /// Compiles text with variables.
@@ -220,6 +208,15 @@ impl<'a> Param<'a> {
     /// A time in milliseconds.
     pub fn time(&self) -> Result<Millis> {
         parse_time(self.value()?).ok_or_else(|| self.invalid("a time such as 500ms, 5s or 1m"))
+    }
+
+    /// `on` or `off`.
+    pub fn switch(&self) -> Result<bool> {
+        match self.value()? {
+            "on" => Ok(true),
+            "off" => Ok(false),
+            _ => Err(self.invalid("\"on\" or \"off\"")),
+        }
     }
 
     /// A percentage, `50%` or `50`.
@@ -268,6 +265,24 @@ pub fn parse_switch(directive: &Directive) -> Result<bool> {
         "on" => Ok(true),
         "off" => Ok(false),
         other => Err(ConfError::invalid(directive.name().to_owned(), other, "\"on\" or \"off\"")),
+    }
+}
+
+/// A file name relative to the directory of nginx.conf, made absolute. `cf` is the parser state of the configuration
+/// being read or finished.
+pub fn full_path(cf: *mut sys::ngx_conf_t, path: &str) -> Result<String> {
+    // SAFETY: the caller vouches for `cf`; the name is copied, NUL-terminated, into its pool, as
+    // ngx_conf_full_name wants it.
+    unsafe {
+        let pool = (*cf).pool;
+        let mut bytes = path.as_bytes().to_vec();
+        bytes.push(0);
+        let mut name = sys::ngx_str_t::from_bytes(pool, &bytes).ok_or(ConfError::Logged)?;
+        name.len -= 1;
+        if sys::ngx_conf_full_name((*cf).cycle, &raw mut name, 1) != super::sys::OK {
+            return Err(ConfError::Logged);
+        }
+        Ok(name.to_string())
     }
 }
 

@@ -51,8 +51,13 @@ impl Conf {
         self.blocks.get(link)
     }
 
-    fn outage(&self, name: &str) -> Option<&Outage> {
-        self.outages.get(self.find(name)?)?.get()
+    /// What is known on this host of a block, or of one primary of a cluster (`NAME/HOST:PORT`).
+    fn outage(&self, name: &str) -> Option<Outage> {
+        let of = |block: &str| self.outages.get(self.find(block)?)?.get();
+        of(name).copied().or_else(|| {
+            let (block, server) = name.rsplit_once('/')?;
+            of(block)?.part(server)
+        })
     }
 
     /// What the I/O thread is to connect to.
@@ -307,13 +312,15 @@ pub fn announce(conf: &Conf, event: &LinkEvent) {
                 log::cycle(Level::Error, format_args!("redis is lost: {reason}, redis \"{name}\""));
             }
         }
-        // A first connection too: the worker that lost it may have been killed since.
-        LinkEvent::Back { name, .. } | LinkEvent::Connected { name } => {
-            if let Some(after) = conf.outage(name).and_then(|outage| outage.end(mono())) {
-                let (s, tenths) = (after / 1000, after % 1000 / 100);
-                log::cycle(Level::Warn, format_args!("redis is back after {s}.{tenths} s, redis \"{name}\""));
-            }
+        LinkEvent::Back { name, after } => {
+            let after = match conf.outage(name) {
+                Some(outage) => outage.end(mono()),
+                None => u64::try_from(after.as_millis()).ok(),
+            };
+            back(name, after);
         }
+        // A first connection too: the worker that lost it may have been killed since.
+        LinkEvent::Connected { name } => back(name, conf.outage(name).and_then(|outage| outage.end(mono()))),
         LinkEvent::Foreign { name, values } => {
             let text = "values under our keys were not ours and were taken for absent";
             log::cycle(Level::Warn, format_args!("{values} {text}, redis \"{name}\""));
@@ -324,5 +331,13 @@ pub fn announce(conf: &Conf, event: &LinkEvent) {
                 format_args!("sluice: internal error of the I/O thread: {reason}, \"{name}\""),
             );
         }
+    }
+}
+
+/// `after` so many milliseconds; none if that was said already.
+fn back(name: &str, after: Option<u64>) {
+    if let Some(after) = after {
+        let (s, tenths) = (after / 1000, after % 1000 / 100);
+        log::cycle(Level::Warn, format_args!("redis is back after {s}.{tenths} s, redis \"{name}\""));
     }
 }

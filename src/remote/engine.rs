@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::{JoinError, JoinSet};
 
-use super::probe;
+use super::probe::{self, Kept};
 use super::redis::{self, Feed, Gate, Link, LinkEvent};
 
 /// How long an exit waits for calls that are still on their way.
@@ -25,7 +25,7 @@ const RESTART: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub enum Job {
     Limit(redis::Call),
-    Probe(probe::Request),
+    Probe(Box<probe::Request>, probe::Manner),
 }
 
 /// What the worker gets back.
@@ -143,13 +143,13 @@ async fn serve(
     for link in links {
         keepers.spawn(keep(Arc::new(link), outbox.clone()));
     }
-    let mut probes = JoinSet::new();
+    let (mut probes, kept) = (JoinSet::new(), Kept::default());
     loop {
         tokio::select! {
             biased;
             Some(ended) = probes.join_next() => report_panic("probe", &ended, &outbox),
             parcel = inbox.recv() => match parcel {
-                Some((at, jobs)) => deliver(at, jobs, &feeds, &mut probes, &outbox),
+                Some((at, jobs)) => deliver(at, jobs, &feeds, (&mut probes, &kept), &outbox),
                 None => break,
             },
         }
@@ -161,7 +161,13 @@ async fn serve(
 }
 
 /// Sorts one parcel to the links and probes.
-fn deliver(at: Instant, jobs: Vec<Job>, feeds: &[Feed], probes: &mut JoinSet<()>, outbox: &Arc<Outbox>) {
+fn deliver(
+    at: Instant,
+    jobs: Vec<Job>,
+    feeds: &[Feed],
+    (probes, kept): (&mut JoinSet<()>, &Kept),
+    outbox: &Arc<Outbox>,
+) {
     for job in jobs {
         match job {
             Job::Limit(call) => match feeds.get(call.link) {
@@ -171,9 +177,12 @@ fn deliver(at: Instant, jobs: Vec<Job>, feeds: &[Feed], probes: &mut JoinSet<()>
                     outbox.put(Done::Limit(redis::Reply { ticket: call.ticket, result }));
                 }
             },
-            Job::Probe(request) => {
-                let outbox = outbox.clone();
-                probes.spawn(async move { outbox.put(Done::Probe(probe::run(request).await)) });
+            Job::Probe(request, manner) => {
+                let (outbox, kept) = (outbox.clone(), kept.clone());
+                probes.spawn(async move {
+                    let report = probe::run_as(*request, &manner, &kept).await;
+                    outbox.put(Done::Probe(report));
+                });
             }
         }
     }

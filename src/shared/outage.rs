@@ -1,6 +1,7 @@
 //! Since when a Redis is lost, as the workers of this host agree: the first that loses it says so in the log, and
-//! the first that has it back.
+//! the first that has it back. The same for each primary of a cluster, which may be away while the others serve.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use super::cell::{Region, RegionError, shared_struct};
@@ -11,23 +12,42 @@ shared_struct! {
     struct Mark {
         /// Monotonic milliseconds of the loss, plus one.
         since: AtomicU64,
-        reserved: [AtomicU64; 7],
+        /// Hash of the name of a part, never 0; 0: free. It stays once given.
+        name: AtomicU64,
+        reserved: [AtomicU64; 6],
     }
 }
 
-/// One Redis of this host.
+/// Parts of one Redis that have marks.
+const PARTS: usize = 127;
+
+/// One Redis of this host, or a part of it.
 #[derive(Clone, Copy)]
 pub struct Outage {
     mark: &'static Mark,
+    parts: &'static [Mark],
 }
 
 impl Outage {
-    /// Takes or takes over the mark at the head of a zone.
+    /// Takes or takes over the marks at the head of a zone of at least 8 kilobytes.
     ///
     /// # Errors
     /// [`RegionError`] if the region is too small.
     pub fn new(region: Region) -> Result<Self, RegionError> {
-        Ok(Self { mark: region.get(0)? })
+        Ok(Self { mark: region.get(0)?, parts: region.slice(size_of::<Mark>(), PARTS)? })
+    }
+
+    /// The part of this name; none if too many others have had marks.
+    pub fn part(&self, name: &str) -> Option<Self> {
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        let hash = hasher.finish().max(1);
+        let ours = |mark: &&Mark| match mark.name.compare_exchange(0, hash, SeqCst, SeqCst) {
+            Ok(_) => true,
+            Err(taken) => taken == hash,
+        };
+        let mark = self.parts.iter().find(ours)?;
+        Some(Self { mark, parts: &[] })
     }
 
     /// A worker has lost it. True for the first.
@@ -50,7 +70,7 @@ mod tests {
 
     #[test]
     fn one_worker_says_it() {
-        let outage = Outage::new(Region::on_heap(64)).unwrap();
+        let outage = Outage::new(Region::on_heap(8192)).unwrap();
         let other = outage;
         assert_eq!(outage.end(5), None);
         assert!(outage.begin(0));
@@ -58,5 +78,17 @@ mod tests {
         assert_eq!(other.end(1_500), Some(1_500));
         assert_eq!(outage.end(1_600), None);
         assert!(other.begin(1_700));
+    }
+
+    #[test]
+    fn each_part_is_lost_for_itself() {
+        let outage = Outage::new(Region::on_heap(8192)).unwrap();
+        let part = |name: &str| outage.part(name);
+        assert!(part("a").unwrap().begin(1) && part("b").unwrap().begin(2) && outage.begin(3));
+        assert!(!part("a").unwrap().begin(4));
+        assert_eq!(part("a").unwrap().end(5), Some(4));
+        assert_eq!(part("b").unwrap().end(5), Some(3));
+        assert_eq!((2..PARTS).filter(|n| part(&n.to_string()).is_some()).count(), PARTS - 2);
+        assert!(part("one too many").is_none() && part("b").is_some());
     }
 }

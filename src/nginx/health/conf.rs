@@ -12,9 +12,11 @@ use super::super::sys::{module_by_name, slot, upstream_module};
 use super::super::upstream::PROXYING;
 use crate::policy::Millis;
 use crate::policy::health::{Builder, Match, Thresholds};
-use crate::remote::probe::{Request, Target};
+use crate::remote::probe::{GrpcCheck, Manner, Protocol, Request, Target};
 
 pub use super::matching::{group, line, match_block};
+use super::require::Rules;
+use super::tls::{Location, Parameters, Settings};
 
 /// Longest interval, jitter or timeout: a day.
 const MAX_TIME: Millis = 24 * 60 * 60 * 1000;
@@ -40,9 +42,14 @@ pub struct Check {
     method: String,
     host: Option<String>,
     match_name: Option<String>,
-    plain: bool,
-    /// What is sent, but for ticket and target; once the configuration is complete.
-    pub probe: Option<Request>,
+    protocol: Protocol,
+    tls: Parameters,
+    /// How long a connection is used.
+    keep: Millis,
+    /// What is sent, but for ticket and target, and by what means; once the configuration is complete.
+    pub probe: Option<(Request, Manner)>,
+    /// The variables that must have a value, likewise.
+    pub rules: Option<Rules>,
 }
 
 /// One `health_check_header` line; it belongs to the checks of the same block.
@@ -72,8 +79,15 @@ impl Block {
 /// `health_check …`
 pub fn health_check(directive: &Directive, conf: &mut MainConf) -> Result {
     let mut check = Check::new(Block::of(directive), directive.place());
-    for param in directive.params(0)? {
-        check.parameter(&param)?;
+    let params = directive.params(0)?;
+    if let Some(param) = params.iter().find(|param| param.name == "type") {
+        check.protocol = protocol(param)?;
+    }
+    for param in &params {
+        check.fits(param)?;
+        if !check.tls.take(directive, param)? {
+            check.parameter(param)?;
+        }
     }
     if check.persistent && !check.mandatory {
         return Err(ConfError::Other("has \"persistent\" without \"mandatory\"".to_owned()));
@@ -110,8 +124,11 @@ impl Check {
             method: "GET".to_owned(),
             host: None,
             match_name: None,
-            plain: false,
+            protocol: Protocol::Http,
+            tls: Parameters::default(),
+            keep: 0,
             probe: None,
+            rules: None,
         }
     }
 
@@ -127,26 +144,59 @@ impl Check {
             "persistent" => self.persistent = param.flag()?,
             "match" => self.match_name = Some(param.value()?.to_owned()),
             "port" => self.port = Some(port(param)?),
-            "type" => only(param, "http", &["tcp", "grpc"], "\"http\"")?,
+            // Read before the others.
+            "type" => {}
             "host" => self.host = Some(param.value()?.to_owned()),
             "method" => self.method = param.value()?.to_owned(),
-            "scheme" => {
-                only(param, "http", &["https"], "\"http\"")?;
-                self.plain = true;
-            }
-            // Every probe is a connection of its own so far; the time is only looked at.
-            "keepalive_time" => drop(param.time()?),
-            "sni" | "verify" | "ca" | "grpc_service" | "grpc_status" => return Err(not_yet(param)),
+            "keepalive_time" => self.keep = span(param, 0)?,
+            "grpc_service" | "grpc_status" => self.grpc(param)?,
             _ => return Err(param.unknown()),
+        }
+        Ok(())
+    }
+
+    /// Refuses what would have no effect in a check of this type.
+    fn fits(&self, param: &Param<'_>) -> Result {
+        let misfits: &[&str] = match self.protocol {
+            Protocol::Http if ["grpc_service", "grpc_status"].contains(&param.name) => {
+                return Err(ConfError::Other(format!("has \"{}\" without \"type=grpc\"", param.name)));
+            }
+            Protocol::Http => &[],
+            Protocol::Grpc(_) => &["uri", "method", "match"],
+            Protocol::Tcp => {
+                &["uri", "method", "match", "host", "keepalive_time", "grpc_service", "grpc_status"]
+            }
+        };
+        if !misfits.contains(&param.name) {
+            return Ok(());
+        }
+        let kind = if self.protocol == Protocol::Tcp { "tcp" } else { "grpc" };
+        Err(ConfError::Other(format!(
+            "has \"{}\", which a check of \"type={kind}\" does not use",
+            param.name
+        )))
+    }
+
+    fn grpc(&mut self, param: &Param<'_>) -> Result {
+        let Protocol::Grpc(check) = &mut self.protocol else { return Err(param.unknown()) };
+        match param.name {
+            "grpc_service" => check.service = param.value()?.to_owned(),
+            _ => {
+                const EXPECTED: &str = "a gRPC status from 0 to 16";
+                let number = param.number().map_err(|_| param.invalid(EXPECTED))?;
+                let status = u32::try_from(number).ok().filter(|status| *status <= 16);
+                check.status = status.ok_or_else(|| param.invalid(EXPECTED))?;
+            }
         }
         Ok(())
     }
 
     /// What this check asks, for the key of its records: a changed question starts a new record.
     pub fn identity(&self) -> String {
-        let port = self.port.map(|port| port.to_string()).unwrap_or_default();
-        let (host, matched) = (self.host.as_deref(), self.match_name.as_deref());
-        [&*self.method, &*self.uri, &*port, host.unwrap_or_default(), matched.unwrap_or_default()].join("\0")
+        let Self { method, uri, port, host, match_name, protocol, .. } = self;
+        let secure = self.probe.as_ref().is_some_and(|(_, manner)| manner.is_secure());
+        let tls = self.tls.identity();
+        format!("{method}\0{uri}\0{port:?}\0{host:?}\0{match_name:?}\0{protocol:?}\0{secure}\0{tls}")
     }
 
     /// The request of this check's probes.
@@ -161,6 +211,7 @@ impl Check {
             timeout: Duration::from_millis(self.timeout),
             expect,
             body_limit: BODY_LIMIT,
+            tells_head: false,
         }
     }
 }
@@ -199,17 +250,14 @@ fn uri(param: &Param<'_>) -> Result<String> {
     }
 }
 
-/// A parameter of which we know one value, and that others are to come.
-fn only(param: &Param<'_>, known: &str, later: &[&str], expected: &'static str) -> Result {
-    let value = param.value()?;
-    if value == known {
-        return Ok(());
+/// `type`
+fn protocol(param: &Param<'_>) -> Result<Protocol> {
+    match param.value()? {
+        "http" => Ok(Protocol::Http),
+        "tcp" => Ok(Protocol::Tcp),
+        "grpc" => Ok(Protocol::Grpc(GrpcCheck::default())),
+        _ => Err(param.invalid("\"http\", \"tcp\" or \"grpc\"")),
     }
-    Err(if later.contains(&value) { not_yet(param) } else { param.invalid(expected) })
-}
-
-fn not_yet(param: &Param<'_>) -> ConfError {
-    ConfError::Other(format!("has parameter \"{}\", which is not supported yet", param.text))
 }
 
 /// A request that is fine.
@@ -231,8 +279,11 @@ fn any_success() -> Match {
 pub fn resolve(cf: *mut sys::ngx_conf_t, main: &mut MainConf) -> Result {
     let health = &mut main.health;
     for header in &health.headers {
-        if !health.checks.iter().any(|check| check.block == header.block) {
-            let text = format_args!("\"health_check_header\" directive has no \"health_check\" in its block");
+        let sends = |check: &Check| check.block == header.block && check.protocol != Protocol::Tcp;
+        if !health.checks.iter().any(sends) {
+            let text = format_args!(
+                "\"health_check_header\" directive has no \"health_check\" in its block that sends headers"
+            );
             complain_at(cf, &header.place, text);
             return Err(ConfError::Logged);
         }
@@ -241,7 +292,9 @@ pub fn resolve(cf: *mut sys::ngx_conf_t, main: &mut MainConf) -> Result {
         let settled = settle(cf, &health.checks[at], health);
         let check = &mut health.checks[at];
         match settled {
-            Ok((group, request)) => (check.group, check.probe) = (group, Some(request)),
+            Ok((group, probe, rules)) => {
+                (check.group, check.probe, check.rules) = (group, Some(probe), rules);
+            }
             Err(reason) => {
                 complain_at(cf, &check.place, format_args!("\"health_check\" directive {reason}"));
                 return Err(ConfError::Logged);
@@ -251,52 +304,84 @@ pub fn resolve(cf: *mut sys::ngx_conf_t, main: &mut MainConf) -> Result {
     Ok(())
 }
 
-type Outcome<T> = core::result::Result<T, String>;
-type Settled = (*mut sys::ngx_http_upstream_srv_conf_t, Request);
+/// Or what is wrong, in words that follow the directive's name.
+pub(super) type Outcome<T> = core::result::Result<T, String>;
+type Group = *mut sys::ngx_http_upstream_srv_conf_t;
+type Settled = (Group, (Request, Manner), Option<Rules>);
 
 fn settle(cf: *mut sys::ngx_conf_t, check: &Check, health: &super::Conf) -> Outcome<Settled> {
-    let group = if check.block.upstream { own_group(check.block) } else { passed_to(cf, check)? };
-    let expect = match &check.match_name {
-        Some(name) => health.find_match(name).ok_or_else(|| format!("has unknown match \"{name}\""))?,
-        None => Arc::new(any_success()),
+    let (group, location) = match check.block.upstream {
+        true => (own_group(check.block), None),
+        false => passed_to(cf, check.block).map(|(group, location)| (group, Some(location)))?,
     };
+    let named = check
+        .match_name
+        .as_ref()
+        .map(|name| health.find_match(name).ok_or_else(|| format!("has unknown match \"{name}\"")));
+    let named = named.transpose()?;
+    let expect = named.map_or_else(|| Arc::new(any_success()), |named| named.matched.clone());
+    let rules = named.map(|named| rules(cf, check.block, named)).transpose()?.flatten();
     let headers = health.headers.iter().filter(|header| header.block == check.block);
     let headers = headers.map(|header| (header.name.clone(), header.value.clone())).collect();
     // SAFETY: both ways to a group give one of the configuration being finished.
     let name = unsafe { (*group).host.to_string() };
-    let request = check.request(&name, headers, expect);
-    request.validate().map_err(|error| format!("has {error}"))?;
-    Ok((group, request))
+    let tls = check.tls.settle(cf, &name, location.as_ref())?;
+    let tls = tls.as_ref().map(Settings::as_tls);
+    let manner = Manner::new(check.protocol.clone(), tls.as_ref(), Duration::from_millis(check.keep));
+    let manner = manner.map_err(|error| format!("cannot be set up: {error}"))?;
+    let request = Request { tells_head: rules.is_some(), ..check.request(&name, headers, expect) };
+    request.validate_for(&manner).map_err(|error| format!("has {error}"))?;
+    Ok((group, (request, manner), rules))
+}
+
+/// The variables of a check are those of its location, or, in an upstream, of the first server: an upstream's own
+/// context is never merged.
+fn rules(cf: *mut sys::ngx_conf_t, block: Block, named: &super::Named) -> Outcome<Option<Rules>> {
+    if named.required.is_empty() {
+        return Ok(None);
+    }
+    // SAFETY: `cf` is the http block's parser state; the core's main configuration has an array of pointers to servers,
+    // each of which points to its context. Contexts live as long as the configuration.
+    unsafe {
+        let http = (*cf).ctx.cast::<sys::ngx_http_conf_ctx_t>();
+        let core = (*slot((*http).main_conf, &raw const sys::ngx_http_core_module))
+            .cast::<sys::ngx_http_core_main_conf_t>();
+        let servers = (*core).servers.as_slice::<*mut sys::ngx_http_core_srv_conf_t>();
+        let ctx = match servers.first() {
+            _ if !block.upstream => block.ctx,
+            Some(server) => (**server).ctx,
+            None => return Err("has a match with \"require\", which needs a \"server\" block".to_owned()),
+        };
+        Ok(Rules::new(named.required.clone(), ctx))
+    }
 }
 
 /// The group whose block the check stands in.
-fn own_group(block: Block) -> *mut sys::ngx_http_upstream_srv_conf_t {
+fn own_group(block: Block) -> Group {
     // SAFETY: the context of an upstream block has that block's group in the upstream module's place.
     unsafe { (*slot((*block.ctx).srv_conf, upstream_module())).cast() }
 }
 
-/// The group that the location's `proxy_pass` or the like names.
-fn passed_to(cf: *mut sys::ngx_conf_t, check: &Check) -> Outcome<*mut sys::ngx_http_upstream_srv_conf_t> {
+/// The group that the location's `proxy_pass` or the like names, and what else the location says.
+fn passed_to(cf: *mut sys::ngx_conf_t, block: Block) -> Outcome<(Group, Location)> {
     for name in PROXYING {
         // SAFETY: all modules of the cycle are known by now; the location's context has a slot for each; the
         // configuration of these modules begins with ngx_http_upstream_conf_t in every nginx version.
-        let (group, secure, explicit, host) = unsafe {
+        let (group, location, explicit, host) = unsafe {
             let Some(module) = module_by_name((*cf).cycle, name) else { continue };
-            let conf = (*slot((*check.block.ctx).loc_conf, module)).cast::<sys::ngx_http_upstream_conf_t>();
+            let conf = (*slot((*block.ctx).loc_conf, module)).cast::<sys::ngx_http_upstream_conf_t>();
             if conf.is_null() || (*conf).upstream.is_null() {
                 continue;
             }
             let group = (*conf).upstream;
-            let secure = early::of(check.block.ctx).is_some_and(|early| early.secure == Some(true));
-            (group, secure, !(*group).srv_conf.is_null(), (*group).host.to_string())
+            let secure = early::of(block.ctx).is_some_and(|early| early.secure == Some(true));
+            let location = Location::new(module, conf.cast(), secure);
+            (group, location, !(*group).srv_conf.is_null(), (*group).host.to_string())
         };
         if !explicit {
             return Err(format!("needs an \"upstream\" block, and \"{host}\" is none"));
         }
-        if secure && !check.plain {
-            return Err("checks over https are not supported yet, \"scheme=http\" checks without".to_owned());
-        }
-        return Ok(group);
+        return Ok((group, location));
     }
     let advice = "with variables, put \"health_check\" into the \"upstream\" block";
     Err(format!("found no \"proxy_pass\" or the like to a named upstream in its location; {advice}"))

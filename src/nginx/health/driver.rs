@@ -14,15 +14,13 @@ use super::super::worker::{self, Worker};
 use super::conf::Check;
 use super::peers::{Member, Record};
 use crate::policy::Millis;
-use crate::policy::health::{Change, Condition, Probe as Said, State, apply};
+use crate::policy::health::{Change, Condition, Probe as Said, State, apply, schedule};
 use crate::remote::Job;
 use crate::remote::probe::{Outcome, Report};
 use crate::shared::health::{Judgement, Lease, Probe, Prober};
 
 /// How seldom and how often a worker looks for due probes.
 const TICK: core::ops::RangeInclusive<Millis> = 10..=1_000;
-/// The first round begins with one probe per this time.
-const SPREAD: Millis = 5;
 /// A report that is this much later than the probe's own deadline will not come.
 const LOST: Millis = 2_000;
 
@@ -120,8 +118,12 @@ impl Driver {
         let Some(flight) = slot.flight.take() else { return };
         let Some(subject) = slot.at.subject(worker.conf) else { return };
         let next = slot.next(&subject, &flight.lease, mono());
-        let passed = passed(&report.outcome);
-        let booked = slot.book(&subject, &flight, report.outcome, next);
+        let outcome = match &subject.check.rules {
+            Some(rules) => rules.judge(&subject.member.server.name, report),
+            None => report.outcome,
+        };
+        let passed = passed(&outcome);
+        let booked = slot.book(&subject, &flight, outcome, next);
         if let Some(passed) = passed {
             breaker::checked(worker.conf, subject.group, &tested(&subject, slot.at.member, &flight, passed));
         }
@@ -196,12 +198,12 @@ fn slots(conf: &MainConf) -> Vec<Slot> {
     slots
 }
 
-/// Over at most an interval, and at most `SPREAD` for each probe.
+/// The first round.
 fn spread(slots: &mut [Slot], conf: &MainConf, now: Millis) {
-    let count = slots.len() as Millis;
+    let count = slots.len();
     for (number, slot) in slots.iter_mut().enumerate() {
         let interval = slot.at.subject(conf).map_or(0, |subject| subject.check.interval);
-        slot.not_before = now + number as Millis * interval.min(count * SPREAD) / count;
+        slot.not_before = now + schedule::first(number, count, interval);
     }
 }
 
@@ -239,14 +241,15 @@ impl Slot {
     ) -> bool {
         self.serial = self.serial.wrapping_add(1);
         let check = subject.check;
-        let Some((probe, target)) = check.probe.as_ref().zip(subject.member.target(check.port)) else {
+        let Some(((request, manner), target)) = check.probe.as_ref().zip(subject.member.target(check.port))
+        else {
             subject.record.shared.abandon(lease, now + check.interval);
             return true;
         };
-        let mut request = probe.clone();
+        let mut request = Box::new(request.clone());
         request.ticket = u64::from(self.serial) << 32 | number as u64;
         request.target = target;
-        if worker.send(Job::Probe(request)) {
+        if worker.send(Job::Probe(request, manner.clone())) {
             self.flight = Some(Flight { lease, began: now, lost_at: now + check.timeout + LOST });
             return true;
         }
@@ -254,14 +257,12 @@ impl Slot {
         false
     }
 
-    /// When the next probe is due: whole intervals after this one was, so that probes keep their phase, and a
-    /// random while later.
-    fn next(&mut self, subject: &Subject<'_>, lease: &Lease, now: Millis) -> Millis {
-        let interval = subject.check.interval.max(1);
+    /// When the next probe is due, a random while after its turn, and how many were due meanwhile.
+    fn next(&mut self, subject: &Subject<'_>, lease: &Lease, now: Millis) -> (Millis, u64) {
         let phase = lease.due.saturating_sub(self.jitter);
-        let missed = now.saturating_sub(phase) / interval;
+        let (turn, missed) = schedule::next(phase, subject.check.interval, now);
         self.jitter = random(subject.check.jitter);
-        phase + (missed + 1) * interval + self.jitter
+        (turn + self.jitter, missed)
     }
 
     /// Books the outcome; the change of the verdict it made, and why.
@@ -270,7 +271,7 @@ impl Slot {
         subject: &Subject<'_>,
         flight: &Flight,
         outcome: Outcome,
-        next: Millis,
+        (next, overdue): (Millis, u64),
     ) -> Option<(Change, String)> {
         let (said, reason) = match outcome {
             Outcome::Pass => (Said::Pass, String::new()),
@@ -290,7 +291,7 @@ impl Slot {
         };
         self.stuck = false;
         let mut change = None;
-        let probe = Probe { now: mono(), passed: said != Said::Fail, next };
+        let probe = Probe { now: mono(), passed: said != Said::Fail, next, overdue };
         subject.record.shared.complete(flight.lease, probe, |bits| {
             let (state, changed) = apply(State::from_bits(bits), said, subject.check.thresholds);
             change = changed;

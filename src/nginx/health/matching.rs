@@ -8,6 +8,8 @@ use nginx_sys as sys;
 use super::super::cf::{ConfError, Directive, Result, complain};
 use super::super::conf::{M, MainConf};
 use super::super::sys::CONF_OK;
+use super::Named;
+use super::require::Required;
 use crate::policy::health::{Builder, MatchError};
 
 /// `match NAME { … }`
@@ -20,8 +22,11 @@ pub fn match_block(directive: &Directive, conf: *mut MainConf) -> Result {
     let mut builder = Builder::new(name);
     inside(directive, &raw mut builder)?;
     let matched = builder.finish().map_err(|error| refuse(directive, &error))?;
+    let required = matched.required().iter().map(|name| Required::new(directive.cf(), name));
+    let required = required.collect::<Result<_>>()?;
+    let named = Named { name: name.to_owned(), matched: Arc::new(matched), required };
     // SAFETY: as above; the lines have been read.
-    unsafe { (*conf).health.matches.push((name.to_owned(), Arc::new(matched))) };
+    unsafe { (*conf).health.matches.push(named) };
     Ok(())
 }
 

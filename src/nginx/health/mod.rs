@@ -8,9 +8,12 @@ pub mod conf;
 mod driver;
 mod matching;
 pub mod peers;
+mod require;
+mod tls;
 
 use core::cell::{Cell, OnceCell};
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use nginx_sys as sys;
@@ -38,7 +41,14 @@ pub struct Conf {
     pub generation: Cell<u32>,
     checks: Vec<conf::Check>,
     headers: Vec<conf::Header>,
-    matches: Vec<(String, Arc<Match>)>,
+    matches: Vec<Named>,
+}
+
+/// One `match` block.
+struct Named {
+    name: String,
+    matched: Arc<Match>,
+    required: Rc<[require::Required]>,
 }
 
 impl Conf {
@@ -52,8 +62,8 @@ impl Conf {
         numbered.filter(|(_, check)| core::ptr::eq(check.group, us)).map(|(number, _)| number).collect()
     }
 
-    fn find_match(&self, name: &str) -> Option<Arc<Match>> {
-        self.matches.iter().find(|(known, _)| known == name).map(|(_, matched)| matched.clone())
+    fn find_match(&self, name: &str) -> Option<&Named> {
+        self.matches.iter().find(|known| known.name == name)
     }
 }
 

@@ -5,6 +5,7 @@ use super::error::MatchError;
 use super::expect::{Line, Match, Node, Test};
 use super::header::HeaderTest;
 use super::json::JsonTest;
+use super::require;
 use super::status::StatusTest;
 
 /// Groups inside groups.
@@ -19,6 +20,7 @@ pub struct Builder {
     checks: Vec<Node>,
     degraded: Vec<Vec<Node>>,
     open: Vec<(Group, Vec<Node>)>,
+    required: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,10 +46,12 @@ impl Builder {
     /// A block without lines. `name` is used in messages.
     #[must_use]
     pub fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), checks: Vec::new(), degraded: Vec::new(), open: Vec::new() }
+        let (checks, degraded, open, required) = Default::default();
+        Self { name: name.to_owned(), checks, degraded, open, required }
     }
 
-    /// Adds `status`, `header`, `body` or `json` with its arguments to the innermost open group.
+    /// Adds `status`, `header`, `body` or `json` with its arguments to the innermost open group, or `require`, which
+    /// stands in none.
     ///
     /// # Errors
     /// Anything that is not in the grammar, with the offending value and what was expected.
@@ -57,8 +61,13 @@ impl Builder {
             "header" => Test::Header(HeaderTest::new(args)?),
             "body" => Test::Body(BodyTest::new(args)?),
             "json" => Test::Json(JsonTest::new(args)?),
+            // A variable is looked at where there are variables, after the lines: it cannot be one of a group.
+            "require" if !self.open.is_empty() => {
+                return Err(MatchError::NestedRequire { name: self.name.clone() });
+            }
             "require" => {
-                return Err(MatchError::NotYet { name: self.name.clone(), directive: directive.to_owned() });
+                self.required.extend(require::names(args)?);
+                return Ok(());
             }
             _ => {
                 let directive = directive.to_owned();
@@ -122,10 +131,10 @@ impl Builder {
         if let Some((group, _)) = self.open.last() {
             return Err(MatchError::NotClosed { name: self.name, group: group.as_str() });
         }
-        if self.checks.is_empty() && self.degraded.is_empty() {
+        if self.checks.is_empty() && self.degraded.is_empty() && self.required.is_empty() {
             return Err(MatchError::Empty { name: self.name });
         }
-        Ok(Match::new(self.checks, self.degraded))
+        Ok(Match::new(self.checks, self.degraded, self.required))
     }
 
     fn add(&mut self, node: Node) {

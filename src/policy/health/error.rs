@@ -3,10 +3,12 @@
 /// A `match` block that cannot be compiled. The caller adds the file and the line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MatchError {
-    #[error("unknown directive \"{directive}\" in match \"{name}\", expected status, header, body or json")]
+    #[error(
+        "unknown directive \"{directive}\" in match \"{name}\", expected status, header, body, json or require"
+    )]
     UnknownDirective { name: String, directive: String },
-    #[error("\"{directive}\" is not supported yet in match \"{name}\"")]
-    NotYet { name: String, directive: String },
+    #[error("\"require\" cannot stand inside a group in match \"{name}\"")]
+    NestedRequire { name: String },
     #[error("unknown group \"{group}\" in match \"{name}\", expected any, all, not or degraded")]
     UnknownGroup { name: String, group: String },
     #[error("\"degraded\" cannot stand inside another group in match \"{name}\"")]
@@ -33,6 +35,8 @@ pub enum MatchError {
 
     #[error("invalid status \"{0}\", expected a code or a range between 100 and 999")]
     Status(String),
+    #[error("invalid variable \"{0}\" in \"require\"")]
+    Variable(String),
     #[error("invalid header name \"{0}\"")]
     HeaderName(String),
     #[error("invalid header name \"{0}\", write a space after \"!\"")]

@@ -46,23 +46,31 @@ pub enum Verdict {
 pub struct Match {
     checks: Vec<Node>,
     degraded: Vec<Vec<Node>>,
+    required: Vec<String>,
 }
 
 impl Default for Match {
     /// A check without a `match` block: any status from 200 to 399.
     fn default() -> Self {
-        Self { checks: vec![Node::success()], degraded: Vec::new() }
+        Self { checks: vec![Node::success()], degraded: Vec::new(), required: Vec::new() }
     }
 }
 
 impl Match {
-    /// `checks` must all hold, and each member of `degraded` is the lines of one block.
-    pub(super) fn new(mut checks: Vec<Node>, degraded: Vec<Vec<Node>>) -> Self {
-        if checks.is_empty() {
+    /// `checks` must all hold, each member of `degraded` is the lines of one block, and `required` are names of
+    /// variables.
+    pub(super) fn new(mut checks: Vec<Node>, degraded: Vec<Vec<Node>>, required: Vec<String>) -> Self {
+        if checks.is_empty() && required.is_empty() {
             checks.push(Node::success());
         }
         checks.sort_by_key(Node::needs);
-        Self { checks, degraded }
+        Self { checks, degraded, required }
+    }
+
+    /// The variables whose values must do besides, for the caller to ask [`require::unmet`](super::require::unmet).
+    #[must_use]
+    pub fn required(&self) -> &[String] {
+        &self.required
     }
 
     /// The reason to fail that status and headers alone give, if they do: then the body need not be read.

@@ -10,6 +10,8 @@ mod header;
 mod json;
 mod pattern;
 mod reason;
+pub mod require;
+pub mod schedule;
 mod status;
 mod verdict;
 

@@ -16,6 +16,7 @@ pub enum ReasonKind {
     JsonTooComplex,
     BodyTooLarge,
     EncodedBody,
+    Require,
 }
 
 impl ReasonKind {
@@ -32,6 +33,7 @@ impl ReasonKind {
             Self::JsonTooComplex => "json_too_complex",
             Self::BodyTooLarge => "body_too_large",
             Self::EncodedBody => "encoded_body",
+            Self::Require => "require",
         }
     }
 }

@@ -1,8 +1,13 @@
 //! Probes against real sockets. Each peer is a thread that plays one connection by a script.
 
+mod backend;
 mod exchange;
 mod faults;
+mod grpc;
+mod kept;
 mod question;
+mod tcp;
+mod tls;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -10,7 +15,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::{FailKind, Outcome, Report, Request, Target, run};
+use super::{FailKind, Kept, Manner, Outcome, Protocol, Report, Request, Target, TlsSettings, run_as};
 use crate::policy::health::{Builder, Match};
 
 /// A listener on a free port, and the thread that serves its first connection.
@@ -101,13 +106,38 @@ pub fn request(target: Target, expect: Arc<Match>) -> Request {
         timeout: Duration::from_secs(5),
         expect,
         body_limit: 256 << 10,
+        tells_head: false,
     }
+}
+
+/// One probe by HTTP/1.1 without TLS, on a connection of its own.
+pub async fn run(request: Request) -> Report {
+    run_as(request, &Manner::default(), &Kept::default()).await
 }
 
 pub fn made(request: Request) -> Report {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(run(request))
 }
+
+/// One probe by the means of `manner`, keeping nothing.
+pub fn made_as(request: Request, manner: &Manner) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(run_as(request, manner, &Kept::default())).outcome
+}
+
+/// The means without TLS and without keeping connections.
+pub fn plain(protocol: Protocol) -> Manner {
+    Manner::new(protocol, None, Duration::ZERO).unwrap()
+}
+
+pub fn secured(protocol: Protocol, settings: &TlsSettings<'_>) -> Manner {
+    Manner::new(protocol, Some(settings), Duration::ZERO).unwrap()
+}
+
+/// The name of the test's server, sent and not verified.
+pub const UNVERIFIED: TlsSettings<'static> =
+    TlsSettings { name: "backend.example", sni: true, trusted: None, identity: None };
 
 pub fn probe(peer: &Peer, expect: Arc<Match>) -> Outcome {
     made(request(Target::Tcp(peer.address), expect)).outcome

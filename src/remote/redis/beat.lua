@@ -3,9 +3,9 @@
 -- KEYS   the list: "ID MS ID MS ...", each gateway and when it was last heard of, the latest at the end
 -- ARGV   this gateway's ID, in hexadecimal digits
 
-local LIFE = 3500   -- ms after which a gateway is not alive any more
+local LIFE = 7000   -- ms after which a gateway is not alive any more
 local MOST = 1024   -- gateways that are kept
-local KEEP = 10000  -- ms for which the list outlives the last of them
+local KEEP = 14000  -- ms for which the list outlives the last of them
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)

@@ -1,4 +1,4 @@
-//! The heartbeat: about once a second each link tells its Redis that this gateway is alive, and learns how many are.
+//! The heartbeat: now and then each link tells its Redis that this gateway is alive, and learns how many are.
 //!
 //! Nothing depends on a single beat: one that fails is not missed, and the last count stays.
 
@@ -11,6 +11,9 @@ use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 use super::{Gate, script};
+
+/// So many beats on a connection follow each other quickly.
+const QUICK: u32 = 5;
 
 /// What a link needs for it.
 #[derive(Debug, Clone)]
@@ -38,22 +41,23 @@ impl Beat {
     /// Beats on one connection until the guard is dropped.
     pub(super) fn keep(self, mut redis: MultiplexedConnection, gate: Arc<Gate>) -> Guard {
         let beats = tokio::spawn(async move {
-            loop {
+            for beats in 1.. {
                 if let Some(count) = self.once(&mut redis).await {
                     gate.counted(count);
                 }
-                sleep(pause()).await;
+                sleep(pause(beats)).await;
             }
         });
         Guard(beats.abort_handle())
     }
 }
 
-/// From one beat to the next: a second, an eighth more or less, so that gateways that start together do not beat
-/// together.
-pub(super) fn pause() -> Duration {
+/// From one beat to the next: a second at first, when gateways that have started together get to know each other, and
+/// then three; an eighth more or less, so that they do not all beat together.
+pub(super) fn pause(beats: u32) -> Duration {
+    let length = if beats < QUICK { 1_000 } else { 3_000 };
     // The one source of randomness that the standard library has.
-    Duration::from_millis(875 + RandomState::new().hash_one(0) % 250)
+    Duration::from_millis(length * 7 / 8 + RandomState::new().hash_one(0) % (length / 4))
 }
 
 /// Ends the beats when dropped.

@@ -6,17 +6,18 @@ use std::net::SocketAddr;
 
 use ::redis::aio::MultiplexedConnection;
 use ::redis::io::AsyncDNSResolver;
-use ::redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use ::redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind,
     IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo, RedisError, RedisFuture,
-    RedisResult, TlsCertificates, TlsMode,
+    RedisResult, TlsCertificates,
 };
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
 
+use super::certificate;
 use super::failure::{clean, describe};
 use super::script;
+use super::sentinel::{self, Vigil};
 use super::settings::{Mode, Server, Settings, Tls};
 
 /// One connection. Dropping it, and what was cloned from it, closes the socket.
@@ -25,19 +26,35 @@ pub(super) struct Connection {
     pushes: UnboundedReceiver<PushInfo>,
     /// RESP3: the library tells when the socket has closed. With RESP2 the next call finds out.
     watched: bool,
+    /// In sentinel mode: whether it still leads to the master.
+    vigil: Option<Vigil>,
 }
 
 impl Connection {
-    /// Waits until the socket is closed by the other side.
-    pub(super) async fn closed(&mut self) {
-        while self.watched {
-            match self.pushes.recv().await {
-                Some(push) if push.kind != PushKind::Disconnection => {}
-                _ => return,
+    /// Waits until it is of no more use; why.
+    pub(super) async fn ended(&mut self) -> &'static str {
+        let Self { pushes, watched, vigil, .. } = self;
+        let replaced = async {
+            match vigil {
+                Some(vigil) => vigil.replaced().await,
+                None => std::future::pending().await,
             }
+        };
+        tokio::select! {
+            () = closed(pushes), if *watched => "connection closed by the server",
+            () = replaced => sentinel::REPLACED,
         }
-        std::future::pending().await
     }
+
+    /// Ends it as well when the sentinels know better.
+    pub(super) fn watched_by(self, vigil: Vigil) -> Self {
+        Self { vigil: Some(vigil), ..self }
+    }
+}
+
+/// Waits until the socket is closed by the other side.
+async fn closed(pushes: &mut UnboundedReceiver<PushInfo>) {
+    while pushes.recv().await.is_some_and(|push| push.kind != PushKind::Disconnection) {}
 }
 
 /// Connects and proves, taking at most `connect_timeout` for each server.
@@ -47,12 +64,14 @@ impl Connection {
 pub(super) async fn connect(settings: &Settings) -> Result<Connection, String> {
     let mut reason = "no server".to_owned();
     let proof = script::probe_key(&settings.key_prefix, None);
-    let count = if settings.mode == Mode::Standalone { settings.servers.len() } else { 1 };
-    for server in settings.servers.iter().take(count) {
+    if let Mode::Sentinel { master, username, password } = &settings.mode {
+        let login = (username.clone(), password.clone());
+        return sentinel::connect(settings, master, login, &proof).await;
+    }
+    for server in &settings.servers {
         reason = match open(settings, server, Some(&proof)).await {
             Ok(connection) => return Ok(connection),
-            Err(reason) if settings.mode == Mode::Standalone => format!("{server}: {reason}"),
-            Err(reason) => reason,
+            Err(reason) => format!("{server}: {reason}"),
         };
     }
     Err(reason)
@@ -71,8 +90,15 @@ pub(super) async fn open(
     match timeout(settings.connect_timeout, negotiate(settings, server, proof)).await {
         Ok(Ok(connection)) => Ok(connection),
         Ok(Err(error)) => Err(describe(&error)),
-        Err(_) => Err("connect timed out".to_owned()),
+        Err(_) => Err(timed_out(settings)),
     }
+}
+
+/// Why there is no connection within `connect_timeout`. A server that does not speak TLS waits for more of what it
+/// takes for a command.
+pub(super) fn timed_out(settings: &Settings) -> String {
+    let hint = if settings.tls.is_some() { " (with \"tls on\": does this port speak it?)" } else { "" };
+    format!("connect timed out{hint}")
 }
 
 /// One attempt, with the older protocol if this server or user will not have the newer one.
@@ -97,30 +123,36 @@ async fn login(
     proof: Option<&str>,
     protocol: ProtocolVersion,
 ) -> RedisResult<Connection> {
-    let client = client(settings, server, protocol).await?;
     let (sender, pushes) = unbounded_channel();
     let watched = protocol == ProtocolVersion::RESP3;
-    // The deadlines are ours: `connect` bounds the attempt, the link each batch.
+    let mut redis = enter(settings, server, protocol, watched.then_some(sender)).await?;
+    script::load(&mut redis).await?;
+    if let Some(key) = proof {
+        script::prove(&mut redis, key).await?;
+    }
+    Ok(Connection { redis, pushes, watched, vigil: None })
+}
+
+/// Connects and logs in, and that is all.
+pub(super) async fn enter(
+    settings: &Settings,
+    server: &Server,
+    protocol: ProtocolVersion,
+    pushes: Option<UnboundedSender<PushInfo>>,
+) -> RedisResult<MultiplexedConnection> {
+    // The deadlines are ours: `open` bounds the attempt, the link each batch.
     let mut config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
-    if watched {
+    if let Some(sender) = pushes {
         config = config.set_push_sender(sender);
     }
     if let Some(resolver) = Renamed::of(settings, server) {
         config = config.set_dns_resolver(resolver);
     }
-    let mut redis = client.get_multiplexed_async_connection_with_config(&config).await?;
-    script::load(&mut redis).await?;
-    if let Some(key) = proof {
-        script::prove(&mut redis, key).await?;
-    }
-    Ok(Connection { redis, pushes, watched })
+    client(settings, server, protocol)?.get_multiplexed_async_connection_with_config(&config).await
 }
 
-/// The client library's idea of where to connect. Asks the sentinels in sentinel mode.
-async fn client(settings: &Settings, server: &Server, protocol: ProtocolVersion) -> RedisResult<Client> {
-    if let Mode::Sentinel { master, .. } = &settings.mode {
-        return sentinel(settings, master, protocol)?.build()?.async_get_client().await;
-    }
+/// The client library's idea of where to connect.
+fn client(settings: &Settings, server: &Server, protocol: ProtocolVersion) -> RedisResult<Client> {
     let mut login = RedisConnectionInfo::default()
         .set_db(i64::from(settings.database))
         .set_protocol(protocol)
@@ -141,41 +173,6 @@ fn secure(tls: Option<&Tls>, info: ConnectionInfo) -> RedisResult<Client> {
         Some(tls) => Client::build_with_tls(info, certificates(tls)),
         None => Client::open(info),
     }
-}
-
-/// A sentinel client; the same login is used for whichever server is master.
-fn sentinel(
-    settings: &Settings,
-    master: &str,
-    protocol: ProtocolVersion,
-) -> RedisResult<SentinelClientBuilder> {
-    let servers = settings.servers.iter().map(|server| address(settings, server));
-    let mut builder = SentinelClientBuilder::new(servers, master, SentinelServerType::Master)?
-        .set_client_to_redis_db(i64::from(settings.database))
-        .set_client_to_redis_protocol(protocol);
-    if let Some(username) = &settings.username {
-        builder = builder.set_client_to_redis_username(username);
-    }
-    if let Some(password) = &settings.password {
-        builder = builder.set_client_to_redis_password(password.reveal());
-    }
-    if let Mode::Sentinel { username, password, .. } = &settings.mode {
-        if let Some(username) = username {
-            builder = builder.set_client_to_sentinel_username(username);
-        }
-        if let Some(password) = password {
-            builder = builder.set_client_to_sentinel_password(password.reveal());
-        }
-    }
-    if let Some(tls) = &settings.tls {
-        let mode = || if tls.verify { TlsMode::Secure } else { TlsMode::Insecure };
-        builder = builder
-            .set_client_to_redis_tls_mode(mode())
-            .set_client_to_redis_certificates(certificates(tls))
-            .set_client_to_sentinel_tls_mode(mode())
-            .set_client_to_sentinel_certificates(certificates(tls));
-    }
-    Ok(builder)
 }
 
 /// The library's form of an address. With `tls_name` that name takes the place of the host, so that it is asked
@@ -205,14 +202,15 @@ fn certificates(tls: &Tls) -> TlsCertificates {
     TlsCertificates { client_tls, root_cert: tls.ca.clone() }
 }
 
-/// Reads the certificates as a connection would.
+/// Reads the certificates as a connection would, and looks closer.
 ///
 /// # Errors
 /// What is wrong with them, in one line.
 pub(super) fn check(settings: &Settings) -> Result<(), String> {
     let (Some(tls), Some(server)) = (&settings.tls, settings.servers.first()) else { return Ok(()) };
     let tried = address(settings, server).into_connection_info().and_then(|info| secure(Some(tls), info));
-    tried.map(drop).map_err(|error| clean(&error.to_string()))
+    tried.map(drop).map_err(|error| clean(&error.to_string()))?;
+    certificate::check(tls)
 }
 
 /// Resolves whatever it is asked to the host of one server.

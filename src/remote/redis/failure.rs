@@ -3,7 +3,7 @@
 use ::redis::{ErrorKind, RedisError, ServerErrorKind};
 
 /// Longest text of a server that is passed on, in bytes.
-const MAX_DETAIL: usize = 120;
+const MAX_DETAIL: usize = 240;
 
 /// Error codes that Redis gives before the script has run, or at its first write, which then changes nothing.
 const NOT_EXECUTED: [&str; 19] = [

@@ -3,18 +3,23 @@
 use std::future::{poll_fn, ready};
 use std::pin::Pin;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{RedisResult, Value};
 
 use super::batch::Batch;
+use super::link::seats;
 use super::script;
 
 /// Few at once, the oldest first. They are driven by whoever waits for [`next`](Self::next), so that one costs neither
 /// a task nor a timer; dropping them gives up their answers.
 #[derive(Default)]
-pub(super) struct Flights(Vec<Flight>);
+pub(super) struct Flights {
+    flying: Vec<Flight>,
+    /// What the last answer took.
+    took: Duration,
+}
 
 struct Flight {
     batch: Batch,
@@ -27,25 +32,27 @@ impl Flights {
     pub(super) fn launch(&mut self, redis: &MultiplexedConnection, batch: Batch) {
         let (mut redis, command) = (redis.clone(), batch.command());
         let answer = Box::pin(async move { script::execute(&mut redis, &command).await });
-        self.0.push(Flight { batch, since: Instant::now(), answer });
+        self.flying.push(Flight { batch, since: Instant::now(), answer });
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
+    /// Whether one more may leave.
+    pub(super) fn have_seat(&self) -> bool {
+        self.flying.len() < seats(self.took)
     }
 
     /// When the oldest of them was sent.
     pub(super) fn oldest(&self) -> Option<Instant> {
-        self.0.first().map(|flight| flight.since)
+        self.flying.first().map(|flight| flight.since)
     }
 
     /// The next that is back; none if none is on its way. Nothing is lost if this is dropped.
     pub(super) async fn next(&mut self) -> Option<(Batch, RedisResult<Value>)> {
-        if self.0.is_empty() {
+        if self.flying.is_empty() {
             return None;
         }
         let (place, result) = poll_fn(|context| {
-            let mut polls = self.0.iter_mut().map(|flight| flight.answer.as_mut().poll(context)).enumerate();
+            let mut polls =
+                self.flying.iter_mut().map(|flight| flight.answer.as_mut().poll(context)).enumerate();
             let back = polls.find_map(|(place, polled)| match polled {
                 Poll::Ready(result) => Some((place, result)),
                 Poll::Pending => None,
@@ -53,7 +60,9 @@ impl Flights {
             back.map_or(Poll::Pending, Poll::Ready)
         })
         .await;
-        Some((self.0.remove(place).batch, result))
+        let Flight { batch, since, .. } = self.flying.remove(place);
+        self.took = since.elapsed();
+        Some((batch, result))
     }
 
     /// One that is back already.
@@ -67,6 +76,6 @@ impl Flights {
 
     /// The oldest, whose answer is not waited for any more.
     pub(super) fn give_up_oldest(&mut self) -> Option<Batch> {
-        (!self.0.is_empty()).then(|| self.0.remove(0).batch)
+        (!self.flying.is_empty()).then(|| self.flying.remove(0).batch)
     }
 }

@@ -1,14 +1,16 @@
 //! Whether a request may wait for Redis: a few atomics that the event loop reads and the link writes.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
 use super::settings::Breaker;
 
-/// How long Redis is told what this host knows, after a connection.
+/// How long Redis is told what this host knows, after it was away.
 const LEARNING: Duration = Duration::from_secs(60);
+/// So many counts of gateways are kept: longer than one that lives is ever missing from the list.
+const COUNTS: usize = 4;
 
 /// Counts failures in a row and opens at the configured number. While open no request waits; only the link's
 /// own successful test closes it.
@@ -18,7 +20,9 @@ pub struct Gate {
     run: AtomicU32,
     failures: u32,
     opened: Notify,
-    gateways: AtomicU32,
+    /// The last counts.
+    gateways: [AtomicU32; COUNTS],
+    counts: AtomicUsize,
     born: Instant,
     /// End of learning, in milliseconds after `born`.
     learning: AtomicU64,
@@ -32,7 +36,8 @@ impl Gate {
             run: AtomicU32::new(0),
             failures: breaker.failures.max(1),
             opened: Notify::new(),
-            gateways: AtomicU32::new(1),
+            gateways: Default::default(),
+            counts: AtomicUsize::new(0),
             born: Instant::now(),
             learning: AtomicU64::new(0),
         }
@@ -48,24 +53,26 @@ impl Gate {
         self.failed();
     }
 
-    /// How many gateways share this Redis, as far as is known: at least 1.
+    /// How many gateways share this Redis, as far as is known: at least 1. The greatest of the last few counts: after a
+    /// restart of Redis they come back to its list one after the other.
     pub fn gateways(&self) -> u32 {
-        self.gateways.load(Ordering::Relaxed)
+        self.gateways.iter().map(|count| count.load(Ordering::Relaxed)).fold(1, u32::max)
     }
 
-    /// For a minute after each connection: the server may have been started anew, or be another one that was
-    /// promoted and missed the last writes. (It need not be. To ask it would take a right that no ACL for this
-    /// module has granted so far, and what is known is true of the same server too.)
+    /// For a minute after Redis was away: it may have been started anew, or be another one that was promoted and missed
+    /// the last writes. (It need not be. To ask it would take a right that no ACL for this module has granted so
+    /// far, and what is known is true of the same server too.)
     pub fn learning(&self) -> bool {
         self.age() < self.learning.load(Ordering::Relaxed)
     }
 
     /// A heartbeat was answered.
     pub(super) fn counted(&self, gateways: u32) {
-        self.gateways.store(gateways.max(1), Ordering::Relaxed);
+        let place = self.counts.fetch_add(1, Ordering::Relaxed) % COUNTS;
+        self.gateways[place].store(gateways, Ordering::Relaxed);
     }
 
-    /// There is a connection, to whatever server: it is to be told what is known.
+    /// There is a connection again, to whatever server: it is to be told what is known.
     pub(super) fn learn(&self) {
         let until = self.age().saturating_add(LEARNING.as_millis() as u64);
         self.learning.store(until, Ordering::Relaxed);

@@ -4,7 +4,7 @@
 //! at once, and an open [`Gate`] drops the connection with everything that was queued or outstanding, so that a
 //! stalled server finds nothing of ours but those few batches when it wakes.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,18 +19,26 @@ use super::connect::{Connection, connect};
 use super::failure::{self, Failure};
 use super::flight::Flights;
 use super::reply::Decoded;
-use super::{Call, Gate, LinkEvent, Mode, Reply, Ruled, Settings};
+use super::{Call, Gate, LinkEvent, Mode, Reply, Ruled, Server, Settings};
 use crate::remote::engine::{Done, Outbox};
 
 /// Most calls taken from the queue at once.
 pub(super) const GULP: usize = 4096;
 /// Most limits in one script call; it keeps Redis busy for some 3 ms.
 pub(super) const BATCH: usize = 512;
-/// Script calls on their way at once: one that Redis decides, and one that reaches it meanwhile. What comes until one
-/// of them is back forms the next, so a hot key costs at most two runs in the time of one way there and back. Measured
-/// with 1, 2, 4 and 8, one to 256 calls at once, two took no longer than more did; and each run costs Redis some 3
-/// to 10 us before its first decision, which smaller batches would only pay more often.
-pub(super) const FLIGHT: usize = 2;
+/// Script calls on their way at once to a Redis nearby: one that it decides, and one that reaches it meanwhile. What
+/// comes until one of them is back forms the next, so a hot key costs at most two runs in the time of one way there and
+/// back. Measured with 1, 2, 4 and 8, one to 256 calls at once, two took no longer than more did; and each run costs
+/// Redis some 3 to 10 us before its first decision, which smaller batches would only pay more often.
+const FLIGHT: usize = 2;
+/// To one far away as many more as the way takes milliseconds, up to so many: nobody waits long for a seat.
+const FAR: u128 = 30;
+
+/// How many script calls may be on their way where the last took so long.
+pub(super) fn seats(took: Duration) -> usize {
+    FLIGHT + took.as_millis().min(FAR) as usize
+}
+
 /// Least time between two reports of foreign values.
 const QUIET: Duration = Duration::from_secs(60);
 
@@ -63,6 +71,8 @@ pub(in crate::remote) struct Link {
 struct Log {
     connected: bool,
     lost: Option<Instant>,
+    /// In a cluster: primaries that are away, while the others serve.
+    shards: HashMap<Server, Instant>,
     foreign: Option<Instant>,
     unreported: u64,
 }
@@ -161,11 +171,15 @@ impl Link {
         }
     }
 
-    /// From one test of a lost Redis to the next. A cluster is tested twice as often, so that with the default
-    /// of a second it serves again within one of having repaired itself.
+    /// From one test of a lost Redis to the next. One that can repair itself is tested more often, so that with
+    /// the default of a second it serves again within one of having done so. Sentinels are the last to know.
     fn pause(&self) -> Duration {
         let open = self.settings.breaker.open;
-        if self.settings.mode == Mode::Cluster { open / 2 } else { open }
+        match self.settings.mode {
+            Mode::Standalone => open,
+            Mode::Cluster => open / 2,
+            Mode::Sentinel { .. } => open / 4,
+        }
     }
 
     /// Waits for `work` and refuses calls that come meanwhile; with `hold` only from when the gate opens.
@@ -203,7 +217,7 @@ impl Link {
         let watchdog = sleep(self.overdue());
         tokio::pin!(watchdog);
         let end = loop {
-            while flights.len() < FLIGHT
+            while flights.have_seat()
                 && let Some(batch) = self.pack(&mut waiting)
             {
                 flights.launch(&connection.redis, batch);
@@ -216,7 +230,7 @@ impl Link {
                         break End::Broken(reason);
                     }
                 }
-                () = connection.closed() => break End::Broken("connection closed by the server".to_owned()),
+                reason = connection.ended() => break End::Broken(reason.to_owned()),
                 () = &mut watchdog => {
                     let since = flights.oldest().unwrap_or_else(Instant::now);
                     if since.elapsed() >= self.overdue() {
@@ -224,7 +238,7 @@ impl Link {
                     }
                     watchdog.as_mut().reset((since + self.overdue()).into());
                 }
-                count = inbox.recv_many(&mut gulp, GULP), if flights.len() < FLIGHT => {
+                count = inbox.recv_many(&mut gulp, GULP), if flights.have_seat() => {
                     if count == 0 {
                         break End::Closed;
                     }
@@ -348,7 +362,11 @@ impl Link {
     /// There is a proven connection. A gate that is still closed keeps its run of failures: only answers to
     /// requests count there.
     fn back(&self) {
-        self.gate.learn();
+        let log = self.log();
+        if log.connected || log.lost.is_some() {
+            self.gate.learn();
+        }
+        drop(log);
         if !self.gate.admits() {
             self.gate.close();
         }
@@ -359,6 +377,34 @@ impl Link {
             let event = LinkEvent::Back { name: self.name.clone(), after: since.elapsed() };
             self.outbox.put(Done::Link(event));
         }
+    }
+
+    /// Tells the operator that one primary of the cluster is away, once.
+    pub(super) fn shard_lost(&self, server: &Server, reason: &str) {
+        let mut log = self.log();
+        if !log.shards.contains_key(server) {
+            log.shards.insert(server.clone(), Instant::now());
+            let (name, reason) = (self.shard(server), failure::clean(reason));
+            self.outbox.put(Done::Link(LinkEvent::Lost { name, reason }));
+        }
+    }
+
+    /// Tells the operator that it is back, or that its slots have another owner.
+    pub(super) fn shard_back(&self, server: &Server) {
+        self.shards_left(|lost| lost == server);
+    }
+
+    /// The same for all that are away and `left`.
+    pub(super) fn shards_left(&self, mut left: impl FnMut(&Server) -> bool) {
+        for (server, since) in self.log().shards.extract_if(|server, _| left(server)) {
+            let event = LinkEvent::Back { name: self.shard(&server), after: since.elapsed() };
+            self.outbox.put(Done::Link(event));
+        }
+    }
+
+    /// What the operator knows one primary by.
+    fn shard(&self, server: &Server) -> Arc<str> {
+        format!("{}/{server}", self.name).into()
     }
 
     /// Tells about values that are not ours, not more than once a minute.

@@ -6,6 +6,7 @@
 
 mod batch;
 mod beat;
+mod certificate;
 mod cluster;
 mod connect;
 mod failure;
@@ -15,6 +16,7 @@ mod link;
 mod replay;
 mod reply;
 mod script;
+mod sentinel;
 mod settings;
 #[cfg(test)]
 mod tests;

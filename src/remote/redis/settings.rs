@@ -78,7 +78,8 @@ pub struct Tls {
 pub struct Breaker {
     /// Failures in a row after which no request waits any more; at least 1.
     pub failures: u32,
-    /// Time from one test of a lost Redis to the next. A lost cluster is tested twice as often.
+    /// Time from one test of a lost Redis to the next. A lost cluster is tested twice as often, a master behind
+    /// sentinels four times.
     pub open: Duration,
 }
 
@@ -109,8 +110,6 @@ pub enum SettingsError {
         "redis \"{0}\" needs \"connect_timeout\", \"timeout\" and \"open\" above 0, and \"failures\" of 1 or more"
     )]
     Zero(String),
-    #[error("redis \"{name}\": {what} is not supported yet")]
-    Unsupported { name: String, what: &'static str },
 }
 
 impl Settings {
@@ -157,14 +156,10 @@ impl Settings {
     /// The part of [`validate`](Self::validate) about servers and the mode.
     fn validate_mode(&self) -> Result<(), SettingsError> {
         let name = || self.name.clone();
-        let unsupported = |what| Err(SettingsError::Unsupported { name: name(), what });
         match &self.mode {
             Mode::Standalone => {}
             Mode::Sentinel { master, .. } if master.is_empty() => {
                 return Err(SettingsError::NoMaster(name()));
-            }
-            Mode::Sentinel { .. } if self.tls.as_ref().is_some_and(|tls| tls.name.is_some()) => {
-                return unsupported("\"tls_name\" in sentinel mode");
             }
             Mode::Cluster if self.database != 0 => return Err(SettingsError::Database(name())),
             Mode::Sentinel { .. } | Mode::Cluster => {}

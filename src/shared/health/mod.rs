@@ -26,7 +26,7 @@ shared_struct! {
         unhealthy: AtomicU64,
         /// 0: no probe yet; 1: the last one failed; 2: it passed.
         passed: AtomicU32,
-        spare: AtomicU32,
+        overdue: AtomicU32,
     }
 }
 
@@ -58,6 +58,8 @@ pub struct Probe {
     pub passed: bool,
     /// When the next one is due.
     pub next: Millis,
+    /// Probes that were due before this one ended, and are left out.
+    pub overdue: u64,
 }
 
 /// What a probe makes of the verdict.
@@ -81,6 +83,9 @@ pub struct View {
     pub fails: u64,
     /// How often the server became unhealthy.
     pub unhealthy: u64,
+    /// Probes left out because the one before them took longer than an interval, or nobody was there to make them; to
+    /// 2³², and then from 0 again.
+    pub overdue: u32,
     pub last_passed: Option<bool>,
     /// When the last probe finished; 0: never.
     pub last_probe: Millis,
@@ -146,6 +151,7 @@ impl Check {
         self.checks.fetch_add(1, Relaxed);
         self.fails.fetch_add(u64::from(!probe.passed), Relaxed);
         self.unhealthy.fetch_add(u64::from(judgement.fell), Relaxed);
+        self.overdue.fetch_add(u32::try_from(probe.overdue).unwrap_or(u32::MAX), Relaxed);
         if judgement.changed {
             self.last_change.store(probe.now, Relaxed);
         }
@@ -194,6 +200,7 @@ impl Check {
             checks: self.checks.load(Relaxed),
             fails: self.fails.load(Relaxed),
             unhealthy: self.unhealthy.load(Relaxed),
+            overdue: self.overdue.load(Relaxed),
             last_passed: match self.passed.load(Relaxed) {
                 0 => None,
                 passed => Some(passed == 2),

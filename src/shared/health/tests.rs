@@ -14,7 +14,7 @@ fn claim(check: &Check, me: Prober, now: Millis) -> Option<Lease> {
 }
 
 fn pass(check: &Check, lease: Lease, now: Millis) -> Option<Judgement> {
-    let probe = Probe { now, passed: true, next: lease.due + INTERVAL };
+    let probe = Probe { now, passed: true, next: lease.due + INTERVAL, overdue: 0 };
     check.complete(lease, probe, |state| Judgement { state: state + 1, changed: state == 0, fell: false })
 }
 
@@ -137,7 +137,7 @@ fn eight_threads_never_probe_together() {
                     let Some(lease) = check.claim(me, now, 4, 1 << 30) else { continue };
                     assert!(!probing.swap(true, SeqCst));
                     probing.store(false, SeqCst);
-                    let probe = Probe { now, passed: true, next: now + 4 };
+                    let probe = Probe { now, passed: true, next: now + 4, overdue: 0 };
                     let next = |state| Judgement { state: state + 1, changed: false, fell: false };
                     // Four ticks pass quickly here: a result that comes too late is dropped.
                     let _ = check.complete(lease, probe, next);
@@ -162,4 +162,16 @@ fn a_hastened_probe_is_due_at_once_and_the_one_under_way_is_dropped() {
     assert_eq!(pass(&check, lease, 1_500), None);
     assert_eq!((check.view().checks, check.state()), (0, 0));
     assert!(claim(&check, Prober { worker: 5, generation: 3, preferred: true }, 1_500).is_some());
+}
+
+#[test]
+fn probes_that_were_left_out_are_counted() {
+    let check = Check::default();
+    let lease = claim(&check, worker(0), 1_000).unwrap();
+    let probe = Probe { now: 12_000, passed: false, next: 16_000, overdue: 2 };
+    check.complete(lease, probe, |state| Judgement { state, changed: false, fell: false }).unwrap();
+    assert_eq!((check.view().overdue, check.view().checks), (2, 1));
+    let lease = claim(&check, worker(0), 16_000).unwrap();
+    pass(&check, lease, 16_001).unwrap();
+    assert_eq!((check.view().overdue, check.view().checks), (2, 2));
 }

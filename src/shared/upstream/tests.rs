@@ -170,7 +170,7 @@ fn a_resized_zone_carries_everything_over() {
         let (index, _) = old.check(key(name)).unwrap();
         let check = old.check_at(index).unwrap();
         let lease = check.claim(prober, 1, 10, 5).unwrap();
-        let probe = Probe { now: 2, passed: false, next: 11 };
+        let probe = Probe { now: 2, passed: false, next: 11, overdue: 3 };
         check.complete(lease, probe, |_| Judgement { state: name + 5, changed: true, fell: true }).unwrap();
         old.note_change();
     }
@@ -184,7 +184,7 @@ fn a_resized_zone_carries_everything_over() {
     let (index, fresh) = new.check(key(1)).unwrap();
     assert!(!fresh);
     let view = new.check_at(index).unwrap().view();
-    assert_eq!((view.state, view.unhealthy, view.last_passed), (6, 1, Some(false)));
+    assert_eq!((view.state, view.unhealthy, view.last_passed, view.overdue), (6, 1, Some(false), 3));
     let (index, fresh) = new.breaker(key(0)).unwrap();
     assert!(!fresh);
     let s = Settings::default();

@@ -38,8 +38,13 @@ fn lines() {
         ("body = ok", "unknown operator \"=\" in \"body\", expected ~ or !~"),
         ("body ~ a b", "unexpected \"b\" in \"body\", expected one pattern, quoted"),
         ("body ~ a(", "invalid pattern \"a(\" in \"body\": unclosed group at column 2"),
-        ("require $ok", "\"require\" is not supported yet in match \"t\""),
-        ("expect 200", "unknown directive \"expect\" in match \"t\", expected status, header, body or json"),
+        ("require ok", "invalid variable \"ok\" in \"require\""),
+        ("require", "invalid number of arguments in \"require\", expected variables"),
+        ("any {\nrequire $ok", "\"require\" cannot stand inside a group in match \"t\""),
+        (
+            "expect 200",
+            "unknown directive \"expect\" in match \"t\", expected status, header, body, json or require",
+        ),
     ] {
         assert_eq!(refusal(line), message, "{line}");
     }

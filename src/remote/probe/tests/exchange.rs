@@ -4,7 +4,7 @@ use std::io::Write;
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
-use super::super::{Outcome, Target};
+use super::super::{Head, Outcome, Request, Target};
 use super::{Peer, expect, failed, healthy, made, ok, probe, read_head, request};
 use crate::policy::health::Builder;
 
@@ -47,6 +47,18 @@ fn answers_without_a_body() {
     let mut head = request(Target::Tcp(peer.address), ok());
     head.method = "HEAD".to_owned();
     assert_eq!(made(head).outcome, Outcome::Pass);
+}
+
+#[test]
+fn status_and_headers_are_told_if_wanted() {
+    let told = |expect, tells_head| {
+        let peer = Peer::says("HTTP/1.1 204 No\r\nX-Load: 0.5\r\nX-Load: 1\r\n\r\n");
+        made(Request { tells_head, ..request(Target::Tcp(peer.address), expect) }).head
+    };
+    let load = |value: &[u8]| ("x-load".to_owned(), value.to_vec());
+    assert_eq!(told(ok(), true), Some(Head { status: 204, headers: vec![load(b"0.5"), load(b"1")] }));
+    assert_eq!(told(ok(), false), None);
+    assert_eq!(told(expect(&[("status", &["200"])]), true), None, "a failure needs no more");
 }
 
 #[test]

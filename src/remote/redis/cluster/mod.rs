@@ -58,7 +58,12 @@ pub(super) async fn gather(settings: &Settings) -> Result<Members, String> {
     }
     let (mut up, mut reason) = (HashMap::new(), String::new());
     loop {
-        let patience = if up.is_empty() { settings.connect_timeout * 2 } else { GRACE.max(settings.timeout) };
+        let patience = match (up.is_empty(), reason.is_empty()) {
+            (true, true) => settings.connect_timeout * 2,
+            // Somebody refuses: the next attempt should not wait for one that hangs.
+            (true, false) => settings.connect_timeout / 4,
+            _ => GRACE.max(settings.timeout),
+        };
         match timeout(patience, dials.join_next()).await {
             Ok(Some(Ok((server, Ok(connection))))) => {
                 up.insert(server, connection);

@@ -79,10 +79,10 @@ pub(super) struct Node {
     pub(super) queue: Vec<Item>,
     /// Pipelines on their way.
     pub(super) flying: usize,
+    /// What the last one took.
+    pub(super) took: Duration,
     /// Attempts to reach it.
     pub(super) dials: u32,
-    /// Since when the operator knows that it is away.
-    pub(super) lost: Option<Instant>,
 }
 
 /// Whether a node can serve.
@@ -137,6 +137,12 @@ impl Node {
         });
         let count = fitting.count();
         self.queue.drain(..count).collect()
+    }
+
+    /// A pipeline is back.
+    pub(super) fn landed(&mut self, took: Duration) {
+        self.flying -= 1;
+        self.took = took;
     }
 
     /// Whether nothing is queued or on its way.

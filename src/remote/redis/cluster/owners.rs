@@ -1,18 +1,17 @@
 //! The owners of the slots: reaching them, losing them, and looking for them while any is missing.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::super::Server;
 use super::super::beat::pause;
 use super::super::connect::Connection;
-use super::super::failure::{Failure, clean};
-use super::super::{LinkEvent, Server};
+use super::super::failure::Failure;
 use super::node::{Line, Node, State};
 use super::shards::{Chore, Shards};
 use super::slots::{SlotMap, slot};
 use super::{dial, read_map, survey};
-use crate::remote::engine::Done;
 
 /// From one look for missing owners to the next.
 const PULSE: Duration = Duration::from_millis(100);
@@ -25,20 +24,19 @@ impl Shards<'_> {
         let (number, mut guarded, at) = (self.lines, connection, server.clone());
         let redis = guarded.redis.clone();
         let guard = self.chores.spawn(async move {
-            guarded.closed().await;
+            guarded.ended().await;
             Chore::Closed(at, number)
         });
         let (cancel, _) = watch::channel(());
-        self.link.gate.learn();
         node.state = State::Up(Line { redis, number, cancel, guard });
         node.flying = 0;
-        let since = node.lost.take();
-        self.tell_back(&server, since);
+        self.link.shard_back(&server);
     }
 
     /// One heartbeat, to whoever owns the list of gateways.
     pub(super) fn beat(&mut self) {
-        self.pulse = tokio::time::Instant::now() + pause();
+        self.beats = self.beats.saturating_add(1);
+        self.pulse = tokio::time::Instant::now() + pause(self.beats);
         let owner = self.map.owner(slot(&self.link.beat.key)).and_then(|server| self.nodes.get(server));
         let Some(line) = owner.and_then(Node::line) else { return };
         let (beat, gate, mut redis) = (self.link.beat.clone(), self.link.gate.clone(), line.redis.clone());
@@ -99,8 +97,9 @@ impl Shards<'_> {
     pub(super) fn dial(&mut self, server: &Server, hold: bool) {
         let node = self.nodes.entry(server.clone()).or_default();
         node.state = State::Dialing { hold };
-        let proof = self.map.probe_key(server, &self.link.settings.key_prefix, node.dials);
+        // Another slot each time, and than the first attempt's: one that is just moving proves nothing.
         node.dials = node.dials.wrapping_add(1);
+        let proof = self.map.probe_key(server, &self.link.settings.key_prefix, node.dials);
         let (settings, server) = (self.link.settings.clone(), server.clone());
         self.chores.spawn(async move {
             let (server, result) = dial(settings, server, proof).await;
@@ -118,24 +117,6 @@ impl Shards<'_> {
         }
         let map = &self.map;
         let left: Vec<_> = self.nodes.extract_if(|server, node| node.idle() && !map.owns(server)).collect();
-        left.into_iter().for_each(|(server, node)| self.tell_back(&server, node.lost));
-    }
-
-    /// Tells the operator that one primary is away, once.
-    pub(super) fn tell_lost(&mut self, server: &Server, reason: &str) {
-        let Some(node) = self.nodes.get_mut(server) else { return };
-        if node.lost.is_none() {
-            node.lost = Some(Instant::now());
-            let name = format!("{}/{server}", self.link.name).into();
-            self.link.outbox.put(Done::Link(LinkEvent::Lost { name, reason: clean(reason) }));
-        }
-    }
-
-    /// Tells the operator that it is back, or that its slots have another owner.
-    pub(super) fn tell_back(&self, server: &Server, since: Option<Instant>) {
-        if let Some(since) = since {
-            let name = format!("{}/{server}", self.link.name).into();
-            self.link.outbox.put(Done::Link(LinkEvent::Back { name, after: since.elapsed() }));
-        }
+        left.into_iter().for_each(|(server, _)| self.link.shard_back(&server));
     }
 }

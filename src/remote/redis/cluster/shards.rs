@@ -1,7 +1,7 @@
 //! Serving with a cluster: calls to the owners of their slots, and answers back.
 
 use std::collections::{HashMap, VecDeque};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ::redis::{RedisError, Value};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -11,7 +11,7 @@ use tokio::time::{sleep, sleep_until};
 use super::super::Server;
 use super::super::connect::Connection;
 use super::super::failure::{self, Failure};
-use super::super::link::{End, FLIGHT, GULP, Link, Waiting};
+use super::super::link::{End, GULP, Link, Waiting, seats};
 use super::Members;
 use super::desk::{Answer, Desk};
 use super::node::{Item, Landed, Node, Parcel, State, Trouble, fly, pack};
@@ -19,7 +19,7 @@ use super::slots::{SlotMap, redirection};
 
 /// Before a call that met a slot on the move is sent again.
 const BREATH: Duration = Duration::from_millis(5);
-/// How often one call is sent on at most.
+/// How often one call is sent on at most without a breath.
 const HOPS: u8 = 16;
 
 /// A cluster as this worker sees it.
@@ -36,6 +36,8 @@ pub(in super::super) struct Shards<'a> {
     pub(super) search: Search,
     /// When the next heartbeat is due.
     pub(super) pulse: tokio::time::Instant,
+    /// Heartbeats so far.
+    pub(super) beats: u32,
 }
 
 /// The search for owners.
@@ -52,6 +54,7 @@ pub(super) struct Search {
 pub(super) struct Flown {
     server: Server,
     line: u64,
+    took: Duration,
     landed: Landed,
 }
 
@@ -89,7 +92,9 @@ impl<'a> Shards<'a> {
             lines: 0,
             search,
             pulse: tokio::time::Instant::now(),
+            beats: 0,
         };
+        link.shards_left(|server| !shards.nodes.contains_key(server));
         members.up.into_iter().for_each(|(server, connection)| shards.install(server, connection));
         shards
     }
@@ -170,7 +175,8 @@ impl<'a> Shards<'a> {
             while let Some(item) = self.todo.pop_front() {
                 self.route(item);
             }
-            let ready = |node: &Node| node.line().is_some() && node.flying < FLIGHT && !node.queue.is_empty();
+            let seated = |node: &Node| node.flying < seats(node.took);
+            let ready = |node: &Node| node.line().is_some() && seated(node) && !node.queue.is_empty();
             let ready: Vec<_> =
                 self.nodes.iter().filter(|(_, node)| ready(node)).map(|(server, _)| server.clone()).collect();
             if ready.is_empty() && self.todo.is_empty() {
@@ -210,8 +216,9 @@ impl<'a> Shards<'a> {
             let (server, overdue) = (server.clone(), self.link.overdue());
             let parcels = pack(fresh, self.link.terms());
             self.flights.spawn(async move {
+                let since = Instant::now();
                 let landed = fly(redis, parcels, cancelled, overdue).await;
-                Flown { server, line: number, landed }
+                Flown { server, line: number, took: since.elapsed(), landed }
             });
         }
         stale.into_iter().for_each(|item| self.settle(item.call.ticket, Err(Failure::Stale)));
@@ -219,9 +226,9 @@ impl<'a> Shards<'a> {
 
     /// Hands out the answers of one pipeline. However many calls it failed for, it is one failure of the node.
     fn land(&mut self, flown: Flown) {
-        let Flown { server, line, landed } = flown;
+        let Flown { server, line, took, landed } = flown;
         let current = |node: &&mut Node| node.line().is_some_and(|up| up.number == line);
-        let current = self.nodes.get_mut(&server).filter(current).map(|node| node.flying -= 1).is_some();
+        let current = self.nodes.get_mut(&server).filter(current).map(|node| node.landed(took)).is_some();
         let mut harm = Harm::default();
         for (parcel, result) in landed {
             self.unpack(&server, parcel, result, &mut harm);
@@ -283,7 +290,10 @@ impl<'a> Shards<'a> {
             Some("CLUSTERDOWN") => self.search.wanted = true,
             _ => {}
         }
-        let waits = parcel.hops < HOPS && parcel.batch.age() <= self.link.settings.timeout;
+        // Whoever is told to try again is told so until its slot has moved, and takes a breath each time.
+        let breath = if failure::code(error) == Some("TRYAGAIN") { BREATH } else { Duration::ZERO };
+        let hops = parcel.hops < HOPS || !breath.is_zero();
+        let waits = hops && parcel.batch.age() + breath <= self.link.settings.timeout;
         if moving && waits {
             return None;
         }
@@ -301,7 +311,8 @@ impl<'a> Shards<'a> {
             _ => {
                 // A slot on the move has some of the keys here and some there.
                 let to = parcel.asking.then(|| server.clone());
-                let items = parcel.into_items(to);
+                let mut items = parcel.into_items(to);
+                items.iter_mut().for_each(|item| item.hops = 1);
                 self.chores.spawn(async move {
                     sleep(BREATH).await;
                     Chore::Again(items)
@@ -332,12 +343,15 @@ impl<'a> Shards<'a> {
                     self.drop_line(&server);
                 }
             }
-            Chore::Dialed(server, Ok(connection)) => self.install(server, connection),
+            Chore::Dialed(server, Ok(connection)) => {
+                self.link.gate.learn();
+                self.install(server, connection);
+            }
             // A second attempt may have been quicker.
             Chore::Dialed(server, Err(_)) if self.nodes.get(&server).is_some_and(|n| n.line().is_some()) => {}
             Chore::Dialed(server, Err(reason)) => {
                 self.drop_line(&server);
-                self.tell_lost(&server, &reason);
+                self.link.shard_lost(&server, &reason);
             }
             Chore::Mapped(told) => {
                 self.search.running = false;

@@ -193,6 +193,8 @@ fn slots_move_under_load(cluster: &Cluster, worker: &Worker) {
     let (source, target, port) = (cluster.id(2), cluster.id(1), cluster.0[1].1.to_string());
     let take = |key: &str| worker.one(gcra(key, "1r/h", 99, 1)).remaining;
     assert_eq!(take(&old), 99);
+    let patient = Worker::new(Settings { timeout: PATIENCE, ..cluster.settings() });
+    assert!(patient.call(vec![gcra(&old, "1r/h", 99, 0)]).is_ok());
     let (stop, begun) = (AtomicBool::new(false), AtomicU64::new(0));
     let charged = std::thread::scope(|scope| {
         let loaded = scope.spawn(|| {
@@ -213,7 +215,11 @@ fn slots_move_under_load(cluster: &Cluster, worker: &Worker) {
         // One key is still here, the other is made there.
         assert_eq!((take(&old), take(&fresh)), (98, 99));
         let split = worker.call(vec![gcra(&old, "1r/h", 99, 1), gcra(&fresh, "1r/h", 99, 1)]);
-        assert!(matches!(&split, Err(Failure::Refused(text)) if text.starts_with("TRYAGAIN")), "{split:?}");
+        let refused = matches!(&split, Err(Failure::Refused(text)) if text.starts_with("TRYAGAIN"));
+        assert!(refused || split == Err(Failure::Stale), "{split:?}");
+        // Whoever may wait longer is told to try again until the slot has moved.
+        let both = patient.submit(vec![vec![gcra(&old, "1r/h", 99, 0), gcra(&fresh, "1r/h", 99, 0)]]);
+        std::thread::sleep(Duration::from_millis(200));
         let keys: Vec<String> = cluster.ask(2, &["CLUSTER", "GETKEYSINSLOT", &slot, "100"]);
         for (moved, key) in (1..).zip(&keys) {
             let _: Value = cluster.ask(2, &["MIGRATE", "127.0.0.1", &port, key, "0", "1000"]);
@@ -224,6 +230,7 @@ fn slots_move_under_load(cluster: &Cluster, worker: &Worker) {
             let _: Value = cluster.ask(node, &["CLUSTER", "SETSLOT", &slot, "NODE", &target]);
         }
         assert_eq!((take(&old), take(&fresh)), (96, 98 - keys.len() as u64));
+        assert_eq!(passed(&patient, &both), 1);
         stop.store(true, Ordering::Relaxed);
         loaded.join().unwrap()
     });
@@ -280,6 +287,14 @@ fn a_primary_that_hangs_holds_up_only_its_own(cluster: &Cluster, worker: &Worker
         std::thread::sleep(Duration::from_millis(1));
     }
     println!("the others serve again {:?} after the gate opened", begun.elapsed());
+    let (whole, part) = ("main".to_owned(), format!("main/127.0.0.1:{}", cluster.0[2].1));
+    assert_eq!(
+        [told(worker), told(worker), told(worker)],
+        [(false, &whole), (true, &whole), (false, &part)].map(owned)
+    );
+    // All of it is lost again meanwhile, and back: the one that hangs is still away.
+    (0..5).for_each(|_| worker.engine.link(0).timed_out());
+    assert_eq!([told(worker), told(worker)], [(false, &whole), (true, &whole)].map(owned));
     let begun = Instant::now();
     assert_eq!(call(&hung), Err(Failure::Unavailable));
     assert!(call(&alive).is_ok() && begun.elapsed() < Duration::from_millis(100), "nobody waits");
@@ -290,6 +305,21 @@ fn a_primary_that_hangs_holds_up_only_its_own(cluster: &Cluster, worker: &Worker
         std::thread::sleep(Duration::from_millis(1));
     }
     println!("back {:?} after it woke", begun.elapsed());
+    assert_eq!(told(worker), (true, part));
+    assert_eq!(worker.other_events(), 0);
+}
+
+/// The next event: back or lost, and who.
+fn told(worker: &Worker) -> (bool, String) {
+    match worker.event() {
+        LinkEvent::Lost { name, .. } => (false, name.to_string()),
+        LinkEvent::Back { name, .. } => (true, name.to_string()),
+        event => panic!("{event:?}"),
+    }
+}
+
+fn owned((back, name): (bool, &String)) -> (bool, String) {
+    (back, name.clone())
 }
 
 /// Another hash tag of the third primary than [`Cluster::key`] finds, whose slot has moved.

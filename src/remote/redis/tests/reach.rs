@@ -124,6 +124,12 @@ fn live_tls_verifies_the_name_and_shows_our_certificate() {
     assert!(Worker::new(settings(|_| ())).one(gcra("k", "1r/h", 9, 1)).admitted);
     let unverified = settings(|tls| (tls.verify, tls.name) = (false, None));
     assert!(Worker::new(unverified).one(gcra("k", "1r/h", 9, 1)).admitted);
+    let (_, stranger) = certificate(&dir, "other.example");
+    let stranger = Secret::new(String::from_utf8(stranger).unwrap());
+    let mut mixed = settings(|_| ());
+    mixed.tls = mixed.tls.map(|tls| Tls { key: Some(stranger), ..tls });
+    let refused = mixed.validate().unwrap_err().to_string();
+    assert!(refused.contains("is not that of \"tls_certificate\""), "{refused}");
     let wrong = |settings| matches!(Worker::new(settings).event(), LinkEvent::Lost { .. });
     assert!(wrong(settings(|tls| tls.name = Some("other.example".to_owned()))));
     assert!(wrong(settings(|tls| tls.name = None)));
