@@ -5,11 +5,11 @@ use std::mem::{align_of, size_of};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 
-/// The atomics of shared memory; under `cfg(loom)` those whose interleavings loom explores.
+/// The atomics of shared memory; under `cfg(sluice_loom)` those whose interleavings loom explores.
 pub mod atomic {
-    #[cfg(loom)]
+    #[cfg(sluice_loom)]
     pub use loom::sync::atomic::*;
-    #[cfg(not(loom))]
+    #[cfg(not(sluice_loom))]
     pub use std::sync::atomic::*;
 }
 
@@ -30,10 +30,10 @@ unsafe impl Shared for AtomicU32 {}
 // SAFETY: as above.
 unsafe impl Shared for AtomicU64 {}
 // SAFETY: never in memory that is shared: loom's tests run in one process.
-#[cfg(loom)]
+#[cfg(sluice_loom)]
 unsafe impl Shared for atomic::AtomicU32 {}
 // SAFETY: as above.
-#[cfg(loom)]
+#[cfg(sluice_loom)]
 unsafe impl Shared for atomic::AtomicU64 {}
 // SAFETY: an array adds no bytes of its own to its elements.
 unsafe impl<T: Shared, const N: usize> Shared for [T; N] {}
@@ -47,7 +47,7 @@ macro_rules! shared_struct {
         const _: () = {
             const fn is_shared<T: $crate::shared::cell::Shared>() {}
             $(is_shared::<$ty>();)*
-            assert!(cfg!(loom) || !std::mem::needs_drop::<$name>() && std::mem::align_of::<$name>() <= 64);
+            assert!(cfg!(sluice_loom) || !std::mem::needs_drop::<$name>() && std::mem::align_of::<$name>() <= 64);
         };
         // SAFETY: repr(C), every field is Shared (checked above), no Drop (checked above).
         #[allow(unsafe_code)]

@@ -17,8 +17,8 @@ pub use words::{Forced, State};
 
 // Under loom less of everything, or there would be no end to the interleavings.
 /// Time buckets that make up one window of the rate rules.
-pub const BUCKETS: u64 = if cfg!(loom) { 2 } else { 10 };
+pub const BUCKETS: u64 = if cfg!(sluice_loom) { 2 } else { 10 };
 /// Failure times kept: the largest `failures=`.
-pub const LOG: usize = if cfg!(loom) { 2 } else { 32 };
+pub const LOG: usize = if cfg!(sluice_loom) { 2 } else { 32 };
 /// Permits kept: the largest `half_open=`.
-pub const PERMITS: usize = if cfg!(loom) { 2 } else { 8 };
+pub const PERMITS: usize = if cfg!(sluice_loom) { 2 } else { 8 };

@@ -72,8 +72,8 @@ shared_struct! {
     }
 }
 
-const RING: usize = if cfg!(loom) { 4 } else { 16 };
-const _: () = assert!(cfg!(loom) || size_of::<Breaker>() == 512 && align_of::<Breaker>() == 64);
+const RING: usize = if cfg!(sluice_loom) { 4 } else { 16 };
+const _: () = assert!(cfg!(sluice_loom) || size_of::<Breaker>() == 512 && align_of::<Breaker>() == 64);
 const _: () = assert!(BUCKETS < RING as u64);
 
 /// What the search for a permit found.

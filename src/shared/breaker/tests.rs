@@ -1,6 +1,6 @@
 //! The trace of the specification, what a dead worker leaves behind, and threads that meet at one instant.
 
-#[cfg(loom)]
+#[cfg(sluice_loom)]
 mod loom;
 mod model;
 mod processes;

@@ -1,5 +1,5 @@
 //! All interleavings of a few steps, as far as memory orderings let them differ. With
-//! `RUSTFLAGS="--cfg loom" cargo test --release --lib breaker::tests::loom`; the other tests do not run so.
+//! `RUSTFLAGS="--cfg sluice_loom" cargo test --lib breaker::tests::loom`; the other tests do not run so.
 
 use ::loom::model::Builder;
 use ::loom::sync::Arc;
