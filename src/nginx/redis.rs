@@ -51,7 +51,12 @@ impl Conf {
         self.blocks.get(link)
     }
 
-    /// What is known on this host of a block, or of one primary of a cluster (`NAME/HOST:PORT`).
+    /// What is known on this host of a link's Redis.
+    pub fn shared(&self, link: usize) -> Option<&Outage> {
+        self.outages.get(link)?.get()
+    }
+
+    /// The same of a block, or of one primary of a cluster (`NAME/HOST:PORT`).
     fn outage(&self, name: &str) -> Option<Outage> {
         let of = |block: &str| self.outages.get(self.find(block)?)?.get();
         of(name).copied().or_else(|| {

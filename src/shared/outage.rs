@@ -2,7 +2,7 @@
 //! the first that has it back. The same for each primary of a cluster, which may be away while the others serve.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 use super::cell::{Region, RegionError, shared_struct};
 use crate::policy::Millis;
@@ -14,7 +14,9 @@ shared_struct! {
         since: AtomicU64,
         /// Hash of the name of a part, never 0; 0: free. It stays once given.
         name: AtomicU64,
-        reserved: [AtomicU64; 6],
+        /// Gateways that share it, as heard last; 0: never.
+        gateways: AtomicU64,
+        reserved: [AtomicU64; 5],
     }
 }
 
@@ -55,6 +57,18 @@ impl Outage {
         self.mark.since.compare_exchange(0, now + 1, SeqCst, SeqCst).is_ok()
     }
 
+    /// A worker has heard how many gateways are alive.
+    pub fn heard(&self, gateways: u32) {
+        if self.mark.gateways.load(Relaxed) != u64::from(gateways) {
+            self.mark.gateways.store(gateways.into(), Relaxed);
+        }
+    }
+
+    /// What was heard last, at least 1: for a worker that has started while Redis is lost.
+    pub fn gateways(&self) -> u32 {
+        u32::try_from(self.mark.gateways.load(Relaxed)).unwrap_or(1).max(1)
+    }
+
     /// A worker has it back. Milliseconds that it was lost, for the first.
     pub fn end(&self, now: Millis) -> Option<Millis> {
         match self.mark.since.swap(0, SeqCst) {
@@ -78,6 +92,14 @@ mod tests {
         assert_eq!(other.end(1_500), Some(1_500));
         assert_eq!(outage.end(1_600), None);
         assert!(other.begin(1_700));
+    }
+
+    #[test]
+    fn a_worker_knows_what_another_heard() {
+        let outage = Outage::new(Region::on_heap(8192)).unwrap();
+        assert_eq!(outage.gateways(), 1);
+        outage.heard(3);
+        assert_eq!(outage.gateways(), 3);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::policy::Millis;
 use crate::policy::limit::{Decision, KeyHash, Now, Rule, Share, redis_key};
 use crate::remote::redis::{Act, Gate, Limit as RemoteLimit, Ruled, Unused};
 use crate::shared::limit::LimitZone;
+use crate::shared::outage::Outage;
 
 /// How long after a request's own deadline its ask for a grant may still be taken to be on its way.
 const LATE: Millis = 10;
@@ -51,7 +52,14 @@ impl<'a> Desk<'a> {
     }
 
     fn gateways(&self, link: usize) -> u32 {
-        self.gate(link).map_or(1, Gate::gateways)
+        let shared = self.worker.and_then(|worker| worker.conf.redis.shared(link));
+        match (self.gate(link).and_then(Gate::heard), shared) {
+            (Some(count), shared) => {
+                shared.inspect(|shared| shared.heard(count));
+                count
+            }
+            (None, shared) => shared.map_or(1, Outage::gateways),
+        }
     }
 
     /// Decides what can be decided about Redis's limits without Redis: spends this host's grants, and remembers

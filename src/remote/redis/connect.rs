@@ -41,6 +41,7 @@ impl Connection {
             }
         };
         tokio::select! {
+            biased;
             () = closed(pushes), if *watched => "connection closed by the server",
             () = replaced => sentinel::REPLACED,
         }

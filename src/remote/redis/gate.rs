@@ -56,7 +56,12 @@ impl Gate {
     /// How many gateways share this Redis, as far as is known: at least 1. The greatest of the last few counts: after a
     /// restart of Redis they come back to its list one after the other.
     pub fn gateways(&self) -> u32 {
-        self.gateways.iter().map(|count| count.load(Ordering::Relaxed)).fold(1, u32::max)
+        self.heard().unwrap_or(1)
+    }
+
+    /// The same; none before the first count.
+    pub fn heard(&self) -> Option<u32> {
+        self.gateways.iter().map(|count| count.load(Ordering::Relaxed)).max().filter(|count| *count > 0)
     }
 
     /// For a minute after Redis was away: it may have been started anew, or be another one that was promoted and missed

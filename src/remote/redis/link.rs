@@ -68,11 +68,11 @@ pub(in crate::remote) struct Link {
 
 /// What the operator was told last.
 #[derive(Default)]
-struct Log {
+pub(super) struct Log {
     connected: bool,
     lost: Option<Instant>,
     /// In a cluster: primaries that are away, while the others serve.
-    shards: HashMap<Server, Instant>,
+    pub(super) shards: HashMap<Server, Instant>,
     foreign: Option<Instant>,
     unreported: u64,
 }
@@ -379,34 +379,6 @@ impl Link {
         }
     }
 
-    /// Tells the operator that one primary of the cluster is away, once.
-    pub(super) fn shard_lost(&self, server: &Server, reason: &str) {
-        let mut log = self.log();
-        if !log.shards.contains_key(server) {
-            log.shards.insert(server.clone(), Instant::now());
-            let (name, reason) = (self.shard(server), failure::clean(reason));
-            self.outbox.put(Done::Link(LinkEvent::Lost { name, reason }));
-        }
-    }
-
-    /// Tells the operator that it is back, or that its slots have another owner.
-    pub(super) fn shard_back(&self, server: &Server) {
-        self.shards_left(|lost| lost == server);
-    }
-
-    /// The same for all that are away and `left`.
-    pub(super) fn shards_left(&self, mut left: impl FnMut(&Server) -> bool) {
-        for (server, since) in self.log().shards.extract_if(|server, _| left(server)) {
-            let event = LinkEvent::Back { name: self.shard(&server), after: since.elapsed() };
-            self.outbox.put(Done::Link(event));
-        }
-    }
-
-    /// What the operator knows one primary by.
-    fn shard(&self, server: &Server) -> Arc<str> {
-        format!("{}/{server}", self.name).into()
-    }
-
     /// Tells about values that are not ours, not more than once a minute.
     pub(super) fn report_foreign(&self, values: u64) {
         let mut log = self.log();
@@ -418,7 +390,7 @@ impl Link {
         }
     }
 
-    fn log(&self) -> std::sync::MutexGuard<'_, Log> {
+    pub(super) fn log(&self) -> std::sync::MutexGuard<'_, Log> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,17 +1,20 @@
 //! The owners of the slots: reaching them, losing them, and looking for them while any is missing.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::super::Server;
 use super::super::beat::pause;
 use super::super::connect::Connection;
-use super::super::failure::Failure;
+use super::super::failure::{Failure, clean};
+use super::super::link::Link;
+use super::super::{LinkEvent, Server};
 use super::node::{Line, Node, State};
 use super::shards::{Chore, Shards};
 use super::slots::{SlotMap, slot};
 use super::{dial, read_map, survey};
+use crate::remote::engine::Done;
 
 /// From one look for missing owners to the next.
 const PULSE: Duration = Duration::from_millis(100);
@@ -118,5 +121,35 @@ impl Shards<'_> {
         let map = &self.map;
         let left: Vec<_> = self.nodes.extract_if(|server, node| node.idle() && !map.owns(server)).collect();
         left.into_iter().for_each(|(server, _)| self.link.shard_back(&server));
+    }
+}
+
+impl Link {
+    /// Tells the operator that one primary of the cluster is away, once.
+    pub(super) fn shard_lost(&self, server: &Server, reason: &str) {
+        let mut log = self.log();
+        if !log.shards.contains_key(server) {
+            log.shards.insert(server.clone(), Instant::now());
+            let (name, reason) = (self.shard(server), clean(reason));
+            self.outbox.put(Done::Link(LinkEvent::Lost { name, reason }));
+        }
+    }
+
+    /// Tells the operator that it is back, or that its slots have another owner.
+    pub(super) fn shard_back(&self, server: &Server) {
+        self.shards_left(|lost| lost == server);
+    }
+
+    /// The same for all that are away and `left`.
+    pub(super) fn shards_left(&self, mut left: impl FnMut(&Server) -> bool) {
+        for (server, since) in self.log().shards.extract_if(|server, _| left(server)) {
+            let event = LinkEvent::Back { name: self.shard(&server), after: since.elapsed() };
+            self.outbox.put(Done::Link(event));
+        }
+    }
+
+    /// What the operator knows one primary by.
+    fn shard(&self, server: &Server) -> Arc<str> {
+        format!("{}/{server}", self.name).into()
     }
 }
