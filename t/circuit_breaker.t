@@ -303,12 +303,12 @@ my @refused = (
     [ 'dry_run=on',                      'has invalid value "on" of "dry_run", no value expected' ],
     [ 'retries=3',                       'has unknown parameter "retries=3"' ],
     [ 'quick',                           'has unknown parameter "quick"' ],
-    [ 'scope=peer',                      'with "scope=peer" is not supported yet' ],
-    [ 'scope=all',                       'has invalid value "all" of "scope", "upstream" expected' ],
-    [ 'half_open_via=probe',             'with "half_open_via=probe" is not supported yet' ],
-    [ 'half_open_via=safe',              'with "half_open_via=safe" is not supported yet' ],
-    [ 'half_open_via=x',                 'has invalid value "x" of "half_open_via", "traffic" expected' ],
-    [ 'max_ejected=50%',                 'with "max_ejected=50%" is not supported yet' ],
+    [ 'scope=all',                       'has invalid value "all" of "scope", "upstream" or "peer" expected' ],
+    [ 'half_open_via=x',                 'has invalid value "x" of "half_open_via", "traffic", "safe" or "probe" expected' ],
+    [ 'half_open_via=probe',             'has "half_open_via=probe", but upstream "u" has no "health_check"' ],
+    [ 'max_ejected=50%',                 'has "max_ejected" without "scope=peer"' ],
+    [ 'scope=peer max_ejected=101%',     'has invalid value "101%" of "max_ejected", a percentage from 0% to 100% expected' ],
+    [ "scope=peer;\ncircuit_breaker scope=peer", 'is duplicate' ],
     [ "failures=5;\ncircuit_breaker",    'is duplicate' ],
 );
 for (@refused) {
@@ -318,8 +318,7 @@ for (@refused) {
     isnt $status, 0, 'refused';
 }
 {
-    my ($status, $text) = nginx_t(http => 'server { location / { circuit_breaker route failures=3; } }');
-    like $text, qr/"circuit_breaker" directive in a location is not supported yet in \S+nginx\.conf:\d+/, 'in a location';
+    my ($status, $text);
     ($status, $text) = nginx_t(http => 'circuit_breaker;');
     like $text, qr/"circuit_breaker" directive is not allowed here/, 'at http level';
     ($status, $text) = nginx_t(http => 'sluice_zone 32k; ' . join '', map {"upstream u$_ { server 127.0.0.1:1; circuit_breaker; }\n"} 1 .. 40);

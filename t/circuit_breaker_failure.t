@@ -72,7 +72,6 @@ for (
     [ 'upstream u { server 127.0.0.1:1; circuit_breaker_failure errors; }',          'has unknown parameter "errors"' ],
     [ 'upstream u { server 127.0.0.1:1; circuit_breaker_failure error error; }',     'has duplicate parameter "error"' ],
     [ 'upstream u { server 127.0.0.1:1; circuit_breaker_failure error; circuit_breaker_failure error; }', 'is duplicate' ],
-    [ 'server { location / { circuit_breaker_failure error; } }',                    'in a location is not supported yet' ],
     [ 'server { circuit_breaker_failure error; }',                                   'is not allowed here' ],
 ) {
     my ($http, $said) = @$_;

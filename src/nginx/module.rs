@@ -203,6 +203,10 @@ unsafe extern "C" fn postconfiguration(cf: *mut sys::ngx_conf_t) -> sys::ngx_int
             if conf::finish(cf, main_conf(cf)).is_err() {
                 return ERROR;
             }
+            let routes = main_conf(cf).breaker.has_routes();
+            if routes && !add_handler(cf, sys::ngx_http_phases_NGX_HTTP_LOG_PHASE, logged) {
+                return ERROR;
+            }
         }
         OK
     })
@@ -245,6 +249,14 @@ unsafe extern "C" fn precontent(r: *mut sys::ngx_http_request_t) -> sys::ngx_int
         // SAFETY: nginx passes a live request.
         breaker::handler(unsafe { Request::from_ptr(r) })
     })
+}
+
+unsafe extern "C" fn logged(r: *mut sys::ngx_http_request_t) -> sys::ngx_int_t {
+    entry!("a request's log", (), {
+        // SAFETY: nginx passes a live request.
+        breaker::logged(unsafe { Request::from_ptr(r) });
+    });
+    OK
 }
 
 /// Our main configuration in a finished cycle; `None` without an http block.

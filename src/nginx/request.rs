@@ -33,6 +33,13 @@ impl Request {
         unsafe { core::ptr::eq((*self.as_ptr()).main, self.as_ptr()) }
     }
 
+    /// Whether its method promises to change nothing: GET, HEAD or OPTIONS.
+    pub fn is_safe(&self) -> bool {
+        const SAFE: u32 = sys::NGX_HTTP_GET | sys::NGX_HTTP_HEAD | sys::NGX_HTTP_OPTIONS;
+        // SAFETY: a live request; see `from_ptr`.
+        unsafe { (*self.as_ptr()).method as u32 & SAFE != 0 }
+    }
+
     /// The client's request that this one serves; itself, if it is no subrequest.
     pub fn main(&self) -> &Self {
         // SAFETY: a request's main request outlives it.

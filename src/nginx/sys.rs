@@ -251,6 +251,27 @@ pub unsafe fn peers_resolve(peers: *const sys::ngx_http_upstream_rr_peers_t) -> 
     }
 }
 
+/// Closes a connection to an upstream that no request uses, as the core does it: over TLS without a farewell.
+///
+/// # Safety
+/// `c` must be a live connection that nobody touches after.
+pub unsafe fn close_upstream(c: *mut sys::ngx_connection_t) {
+    // SAFETY: the caller vouches for `c`; a connection to an upstream may have a pool and TLS of its own.
+    unsafe {
+        #[cfg(ngx_feature = "http_ssl")]
+        if !(*c).ssl.is_null() {
+            (*(*c).ssl).set_no_wait_shutdown(1);
+            (*(*c).ssl).set_no_send_shutdown(1);
+            // It cannot have to wait.
+            let _ = sys::ngx_ssl_shutdown(c);
+        }
+        if !(*c).pool.is_null() {
+            sys::ngx_destroy_pool((*c).pool);
+        }
+        sys::ngx_close_connection(c);
+    }
+}
+
 /// How often the core changed a list of peers: 0 where it never does.
 ///
 /// # Safety

@@ -70,14 +70,24 @@ impl Contents for Records {
 
 /// All explicit `upstream` blocks of the configuration.
 pub fn all(cf: *mut sys::ngx_conf_t) -> Vec<*mut sys::ngx_http_upstream_srv_conf_t> {
+    // SAFETY: `every` gives groups of the configuration being finished.
+    every(cf).into_iter().filter(|us| unsafe { !(**us).srv_conf.is_null() }).collect()
+}
+
+/// The groups that `proxy_pass` and the like make of plain addresses.
+fn implicit(cf: *mut sys::ngx_conf_t) -> Vec<*mut sys::ngx_http_upstream_srv_conf_t> {
+    // SAFETY: as in `all`.
+    every(cf).into_iter().filter(|us| unsafe { (**us).srv_conf.is_null() }).collect()
+}
+
+fn every(cf: *mut sys::ngx_conf_t) -> Vec<*mut sys::ngx_http_upstream_srv_conf_t> {
     // SAFETY: `cf` is the http block's parser state after everything was read; the upstream module's main
     // configuration holds an array of pointers to groups.
     unsafe {
         let ctx = (*cf).ctx.cast::<sys::ngx_http_conf_ctx_t>();
         let umcf = (*slot((*ctx).main_conf, super::sys::upstream_module()))
             .cast::<sys::ngx_http_upstream_main_conf_t>();
-        let groups = (*umcf).upstreams.as_slice::<*mut sys::ngx_http_upstream_srv_conf_t>();
-        groups.iter().copied().filter(|us| !(**us).srv_conf.is_null()).collect()
+        (*umcf).upstreams.as_slice::<*mut sys::ngx_http_upstream_srv_conf_t>().to_vec()
     }
 }
 
@@ -104,7 +114,8 @@ pub fn finish(cf: *mut sys::ngx_conf_t, main: &mut MainConf) -> Result {
         let Some(conf) = (unsafe { conf_of(us) }) else { continue };
         let checks = main.health.checks_of(us);
         let balanced = conf.balance.is_configured();
-        if checks.is_empty() && !conf.breaker.is_configured() && !balanced {
+        let routed = main.breaker.has_routes();
+        if checks.is_empty() && !conf.breaker.is_configured() && !balanced && !routed {
             continue;
         }
         conf.balance.check(cf, us)?;
@@ -112,11 +123,21 @@ pub fn finish(cf: *mut sys::ngx_conf_t, main: &mut MainConf) -> Result {
         let name = unsafe { (*us).host.to_string() };
         records.checks += checks.len() * servers(us);
         records.servers += if balanced { servers(us) } else { 0 };
-        records.breakers += conf.breaker.breakers();
+        records.breakers += conf.breaker.breakers(servers(us));
+        conf.breaker.refuse_without_checks(cf, &name, checks.len())?;
         conf.group.set(Some(main.upstreams.groups.len()));
         main.upstreams.groups.push(wrap(us, name, checks)?);
     }
-    if main.upstreams.groups.is_empty() {
+    if main.breaker.has_routes() {
+        // A route is judged wherever it leads.
+        for us in implicit(cf) {
+            // SAFETY: as above.
+            let name = unsafe { (*us).host.to_string() };
+            main.upstreams.groups.push(wrap(us, name, Vec::new())?);
+        }
+        records.breakers += main.breaker.routes.len();
+    }
+    if main.upstreams.groups.is_empty() && records.breakers == 0 {
         return Ok(());
     }
     if records.breakers > 0 {
@@ -195,9 +216,12 @@ fn announce(cf: *mut sys::ngx_conf_t, size: Option<usize>, need: &Need) -> Resul
 pub fn adopt(main: &'static MainConf) {
     let Some(store) = main.upstreams.store() else { return };
     let generation = store.begin_cycle();
+    breaker::adopt_routes(main, store);
     for group in &main.upstreams.groups {
+        // Whom breakers keep out says who is usable, and that says whether breakers are heard.
         breaker::adopt(group, store);
         health::adopt(main, group, store, generation);
+        breaker::servers::put_into_force(group);
     }
     main.health.generation.set(generation);
 }
@@ -210,12 +234,17 @@ unsafe extern "C" fn init_peer(
     entry!("an upstream's start", ERROR, {
         // SAFETY: nginx passes a live request and the group it chose, whose `init` we replaced.
         let (request, conf) = unsafe { (Request::from_ptr(r), conf_of(us)) };
-        let group = conf.and_then(|conf| request.main_conf().upstreams.group(conf.group.get()?));
+        let groups = &request.main_conf().upstreams;
+        let group = match conf {
+            Some(conf) => conf.group.get().and_then(|number| groups.group(number)),
+            None => groups.groups.iter().find(|group| core::ptr::eq(group.upstream, us)),
+        };
         let Some((group, init)) = group.and_then(|group| Some((group, group.init?))) else {
             log::cycle(Level::Alert, format_args!("sluice: an upstream without its balancer"));
             return ERROR;
         };
         health::refresh(request.main_conf(), group);
+        breaker::servers::refresh(request.main_conf(), group);
         // SAFETY: the balancer's own init, called as the core would call it.
         let rc = unsafe { init(r, us) };
         if rc == OK {

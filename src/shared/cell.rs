@@ -5,6 +5,14 @@ use std::mem::{align_of, size_of};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 
+/// The atomics of shared memory; under `cfg(sluice_loom)` those whose interleavings loom explores.
+pub mod atomic {
+    #[cfg(sluice_loom)]
+    pub use loom::sync::atomic::*;
+    #[cfg(not(sluice_loom))]
+    pub use std::sync::atomic::*;
+}
+
 /// A type that may live in memory shared by processes.
 ///
 /// # Safety
@@ -21,6 +29,12 @@ unsafe impl Shared for AtomicU16 {}
 unsafe impl Shared for AtomicU32 {}
 // SAFETY: as above.
 unsafe impl Shared for AtomicU64 {}
+// SAFETY: never in memory that is shared: loom's tests run in one process.
+#[cfg(sluice_loom)]
+unsafe impl Shared for atomic::AtomicU32 {}
+// SAFETY: as above.
+#[cfg(sluice_loom)]
+unsafe impl Shared for atomic::AtomicU64 {}
 // SAFETY: an array adds no bytes of its own to its elements.
 unsafe impl<T: Shared, const N: usize> Shared for [T; N] {}
 
@@ -33,7 +47,7 @@ macro_rules! shared_struct {
         const _: () = {
             const fn is_shared<T: $crate::shared::cell::Shared>() {}
             $(is_shared::<$ty>();)*
-            assert!(!std::mem::needs_drop::<$name>() && std::mem::align_of::<$name>() <= 64);
+            assert!(cfg!(sluice_loom) || !std::mem::needs_drop::<$name>() && std::mem::align_of::<$name>() <= 64);
         };
         // SAFETY: repr(C), every field is Shared (checked above), no Drop (checked above).
         #[allow(unsafe_code)]
@@ -114,6 +128,22 @@ impl Region {
         }
         // SAFETY: offset <= len, checked above, so the result stays inside the zone or one past its end.
         Ok(unsafe { self.base.add(offset) }.cast())
+    }
+
+    /// The memory of a file, for the processes of a unit test to share; never unmapped.
+    #[cfg(test)]
+    pub fn of_file(file: &std::fs::File) -> Self {
+        use std::os::fd::AsRawFd;
+        let len = usize::try_from(file.metadata().unwrap().len()).unwrap();
+        // SAFETY: a fresh mapping at an address of the system's choice, of a file that is open.
+        let base = unsafe {
+            let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+            libc::mmap(std::ptr::null_mut(), len, protection, flags, file.as_raw_fd(), 0)
+        };
+        assert_ne!(base, libc::MAP_FAILED);
+        // SAFETY: mapped for the life of the process; pages are aligned to more than a line; a file that was made
+        // by setting its length is zero, and only regions touch it.
+        unsafe { Self::new(NonNull::new(base).unwrap().cast(), len) }
     }
 
     /// Zeroed memory of this process alone, never freed: for unit tests.

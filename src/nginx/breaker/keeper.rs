@@ -7,7 +7,7 @@ use super::super::conf::MainConf;
 use super::super::sys::{exiting, mono, worker_index};
 use super::super::timer::Timer;
 use super::super::worker;
-use super::Gate;
+use super::gates;
 use crate::policy::Millis;
 
 const PERIOD: Millis = 1_000;
@@ -26,8 +26,10 @@ impl Keeper {
         let index = worker_index();
         if store.enter(usize::from(index), conf.health.generation.get()) {
             for gate in gates(conf) {
-                gate.breaker.reclaim(index as u8);
+                gate.breaker.reclaim(index);
             }
+            // Servers whose permits these were may be picked again.
+            store.note_change();
         }
         if index == 0 && gates(conf).next().is_some() {
             keeper.timer.arm(PERIOD);
@@ -36,14 +38,16 @@ impl Keeper {
     }
 }
 
-fn gates(conf: &MainConf) -> impl Iterator<Item = &Gate> {
-    conf.upstreams.groups.iter().filter_map(|group| group.breaker.gate())
-}
-
 fn tick() {
     let Some(worker) = worker::current() else { return };
+    let mut changed = false;
     for gate in gates(worker.conf) {
-        gate.say(None, gate.breaker.housekeep(&gate.settings, mono()));
+        let made = gate.breaker.housekeep(&gate.settings, mono());
+        changed |= made.is_some();
+        gate.say(None, made);
+    }
+    if let Some(store) = worker.conf.upstreams.store().filter(|_| changed) {
+        store.note_change();
     }
     if !exiting() {
         worker.breakers.timer.arm(PERIOD);

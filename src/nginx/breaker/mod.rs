@@ -1,62 +1,119 @@
 //! The circuit breaker: admission before the upstream is touched, outcomes after it.
 //!
-//! A request is admitted once per upstream it is sent to: in the precontent phase when the location names the
-//! upstream, else when the balancer is asked for a peer. It is judged once, when the core has finished with the
-//! upstream, all retries done. What is neither (a client that leaves, a redirect elsewhere) gives the admission
-//! back. Subrequests look at the state, take no permit and bring no result.
+//! A request is admitted once by the breaker of its route and once per upstream it is sent to: in the precontent
+//! phase when the location names the upstream, else when the balancer is asked for a peer. It is judged once, when
+//! the core has finished with the upstream, all retries done. What is neither (a client that leaves, a redirect
+//! elsewhere) gives the admission back. Subrequests look at the state, take no permit and bring no result.
+//!
+//! The breaker of a server is asked for each attempt, after the balancer's pick, and judges each ([`servers`]).
 
 pub mod conf;
 mod keeper;
 mod outcome;
 pub mod peer;
 mod refusal;
+pub mod servers;
 mod target;
 pub mod variables;
 mod words;
 
-use core::cell::OnceCell;
+use core::cell::{Cell, OnceCell};
 
 use nginx_sys as sys;
 
+use super::conf::MainConf;
 use super::context::Context;
 use super::log::{self, Level};
 use super::request::Request;
 use super::sys::{DECLINED, mono, worker_index};
 use super::upstream::{Group, conf_of};
 use crate::policy::Millis;
-use crate::policy::breaker::{Outcome, Settings, State, Transition};
+use crate::policy::breaker::{Failure, Outcome, Settings, State, Transition, Via};
 use crate::policy::limit::KeyHash;
-use crate::shared::breaker::{Admission, Breaker, Report, Token};
+use crate::shared::breaker::{Admission, Breaker, Caller, Probed, Report, Token};
 use crate::shared::upstream::Store;
 
 pub use conf::{Conf, Failing, GroupConf, LocConf};
 pub use keeper::Keeper;
 
-/// What a group knows of its breaker, once the zone is mapped.
+/// What a group knows of its breakers, once the zone is mapped.
 #[derive(Default)]
 pub struct GroupState {
     gate: OnceCell<Gate>,
+    servers: OnceCell<servers::Servers>,
+    failing: OnceCell<Failing>,
 }
 
 impl GroupState {
-    /// The group's breaker, if it has one.
-    pub fn gate(&self) -> Option<&Gate> {
-        self.gate.get()
+    /// The breaker of the whole group, if it has one.
+    pub fn guard(&self) -> Option<Guard<'_>> {
+        Some(Guard { gate: self.gate.get()?, failing: self.failing() })
+    }
+
+    /// The breakers of the group's servers, if they have any.
+    pub fn servers(&self) -> Option<&servers::Servers> {
+        self.servers.get()
+    }
+
+    fn failing(&self) -> &Failing {
+        self.failing.get().unwrap_or(&Failing::DEFAULT)
+    }
+
+    fn gates(&self) -> impl Iterator<Item = &Gate> {
+        self.gate.get().into_iter().chain(self.servers().into_iter().flat_map(servers::Servers::gates))
     }
 }
 
-/// One upstream's breaker: the record all workers share, and what this cycle's configuration makes of it.
+/// All breakers of a configuration.
+fn gates(conf: &MainConf) -> impl Iterator<Item = &Gate> {
+    let groups = conf.upstreams.groups.iter().flat_map(|group| group.breaker.gates());
+    groups.chain(conf.breaker.routes.iter().filter_map(|route| route.gate.get()))
+}
+
+/// One breaker: the record all workers share, and what this cycle's configuration makes of it.
 pub struct Gate {
-    upstream: String,
+    /// For the log: `upstream "api"` and the like.
+    name: String,
     settings: Settings,
-    failing: Failing,
     breaker: &'static Breaker,
+    /// When this process last said that a trip was suppressed.
+    said: Cell<Option<Millis>>,
+}
+
+/// A breaker, and what it takes for a failure.
+#[derive(Clone, Copy)]
+pub struct Guard<'c> {
+    gate: &'c Gate,
+    failing: &'c Failing,
 }
 
 impl Gate {
+    /// Finds the record of `name` in the zone. The key says what it is about, so the state survives a reload,
+    /// whatever moved.
+    fn adopt(store: &Store, name: String, key: &str, settings: Settings) -> Option<Self> {
+        let (high, low) = KeyHash::new(format!("breaker\0{key}").as_bytes()).as_u64s();
+        match store.breaker([high, low]) {
+            Ok((index, _)) => match store.breaker_at(index) {
+                Some(breaker) => return Some(Self { name, settings, breaker, said: Cell::new(None) }),
+                None => log::cycle(Level::Alert, format_args!("no circuit breaker for {name}")),
+            },
+            Err(full) => log::cycle(
+                Level::Alert,
+                format_args!("no circuit breaker for {name}: {full}, raise \"sluice_zone\""),
+            ),
+        }
+        None
+    }
+
     /// May this request pass? Takes a permit if it must.
     fn admit(&self, request: &Request) -> Result<Token, Millis> {
-        let (admission, made) = self.breaker.admit(&self.settings, mono(), worker_index() as u8);
+        let may_test = match self.settings.via {
+            Via::Traffic => true,
+            Via::Safe => request.is_safe(),
+            Via::Probe => false,
+        };
+        let caller = Caller { worker: worker_index(), may_test };
+        let (admission, made) = self.breaker.admit(&self.settings, mono(), caller);
         self.say(Some(request), made);
         match admission {
             Admission::Allow(token) => Ok(token),
@@ -64,10 +121,19 @@ impl Gate {
         }
     }
 
+    /// What [`Breaker::peek`] says.
+    fn peek(&self) -> Result<(), Millis> {
+        self.breaker.peek(&self.settings, mono())
+    }
+
     fn record(&self, request: &Request, token: Token, outcome: Outcome, slow: bool) {
+        let made = self.breaker.record(&self.settings, mono(), token, self.report(outcome, slow));
+        self.say(Some(request), made);
+    }
+
+    fn report(&self, outcome: Outcome, slow: bool) -> Report {
         let random = if self.settings.jitter > 0 { random() } else { 0 };
-        let report = Report { outcome, slow, random, may_open: true };
-        self.say(Some(request), self.breaker.record(&self.settings, mono(), token, report));
+        Report { outcome, slow, random, may_open: true }
     }
 
     /// What clients are told to wait. A test request under way holds its permit for a `lease` at most, but its
@@ -80,12 +146,28 @@ impl Gate {
 
     fn say(&self, request: Option<&Request>, transition: Option<Transition>) {
         let Some(transition) = transition else { return };
-        let level = if transition.to == State::Open { Level::Warn } else { Level::Notice };
-        let line = words::Line { upstream: &self.upstream, dry_run: self.settings.dry_run, transition };
+        if transition.suppressed && self.has_just_said() {
+            return;
+        }
+        let worse = transition.to == State::Open || transition.suppressed;
+        let level = if worse { Level::Warn } else { Level::Notice };
+        let line = words::Line { name: &self.name, dry_run: self.settings.dry_run, transition };
         match request {
             Some(request) => request.log(level, format_args!("{line}")),
             None => log::cycle(level, format_args!("{line}")),
         }
+    }
+}
+
+impl Gate {
+    /// A server that fails but has to stay trips again and again: one line per window is enough.
+    fn has_just_said(&self) -> bool {
+        let now = mono();
+        let just = self.said.get().is_some_and(|said| now.saturating_sub(said) < self.settings.window);
+        if !just {
+            self.said.set(Some(now));
+        }
+        just
     }
 }
 
@@ -96,106 +178,156 @@ fn random() -> u32 {
     (bits as u32) << 1
 }
 
-/// The admission of one request: at which breaker, and the token that has yet to be given back.
+/// The admissions of one request that have yet to be given back.
 #[derive(Default)]
 pub struct Passage {
-    /// The breaker met last, whatever it said.
-    gate: Option<&'static Gate>,
-    token: Option<Token>,
+    route: Seat,
+    upstream: Seat,
     /// The peer wrap that will tell how it ends.
     flight: Option<&'static peer::Peer>,
 }
 
-impl Passage {
-    fn holds(&self, gate: &'static Gate) -> bool {
-        self.token.is_some() && self.is_at(gate)
-    }
+/// The admission by one breaker.
+#[derive(Default)]
+struct Seat {
+    /// The breaker met last, whatever it said.
+    guard: Option<Guard<'static>>,
+    token: Option<Token>,
+}
 
-    fn is_at(&self, gate: &'static Gate) -> bool {
-        self.gate.is_some_and(|met| core::ptr::eq(met, gate))
+impl Seat {
+    fn is_at(&self, gate: &Gate) -> bool {
+        self.guard.is_some_and(|met| core::ptr::eq(met.gate, gate))
     }
 
     /// Takes the token out, to be recorded or aborted.
-    fn take(&mut self, gate: &'static Gate) -> Option<Token> {
+    fn take(&mut self, gate: &Gate) -> Option<Token> {
         if self.is_at(gate) { self.token.take() } else { None }
     }
 
     /// The request ends, or goes elsewhere, without a result.
     fn release(&mut self) {
-        if let (Some(gate), Some(token)) = (self.gate, self.token.take()) {
-            gate.breaker.abort(token);
+        if let (Some(guard), Some(token)) = (self.guard, self.token.take()) {
+            guard.gate.breaker.abort(token);
+        }
+    }
+
+    /// An internal redirect may have brought the request here with the token of another breaker.
+    fn leave_all_but(&mut self, guard: Option<Guard<'_>>) {
+        if !guard.is_some_and(|guard| self.is_at(guard.gate)) {
+            self.release();
         }
     }
 }
 
-impl Drop for Passage {
+impl Drop for Seat {
     fn drop(&mut self) {
         self.release();
     }
 }
 
-/// Ties a group to its record. The key is the upstream's name, so the state survives a reload, whatever moved.
-pub fn adopt(group: &Group, store: &Store) {
-    // SAFETY: groups are explicit ones of the cycle being set up.
-    let Some(conf) = (unsafe { conf_of(group.upstream) }) else { return };
-    let Some(settings) = conf.breaker.settings else { return };
-    let (high, low) = KeyHash::new(format!("breaker\0upstream {}", group.name).as_bytes()).as_u64s();
-    let found = store.breaker([high, low]).map(|(index, _)| store.breaker_at(index));
-    match found {
-        Ok(Some(breaker)) => {
-            let failing = conf.breaker.failing.clone().unwrap_or_default();
-            let gate = Gate { upstream: group.name.clone(), settings, failing, breaker };
-            // A group is adopted once per cycle.
-            let _ = group.breaker.gate.set(gate);
+/// Which of a request's admissions is meant.
+#[derive(Clone, Copy)]
+enum Scope {
+    Route,
+    Upstream,
+}
+
+impl Passage {
+    fn seat(&mut self, scope: Scope) -> &mut Seat {
+        match scope {
+            Scope::Route => &mut self.route,
+            Scope::Upstream => &mut self.upstream,
         }
-        Ok(None) => {
-            log::cycle(Level::Alert, format_args!("no circuit breaker for upstream \"{}\"", group.name))
-        }
-        Err(full) => log::cycle(
-            Level::Alert,
-            format_args!("no circuit breaker for upstream \"{}\": {full}, raise \"sluice_zone\"", group.name),
-        ),
     }
 }
 
-/// The precontent handler: a location that names a guarded upstream asks before the body is read.
+/// Ties the breakers of routes to their records.
+pub fn adopt_routes(main: &'static MainConf, store: &Store) {
+    for route in &main.breaker.routes {
+        let (name, key) = (format!("route \"{}\"", route.name), format!("route {}", route.name));
+        if let Some(gate) = Gate::adopt(store, name, &key, route.settings) {
+            // Once per cycle: the cell is empty.
+            let _ = route.gate.set(gate);
+        }
+    }
+}
+
+/// Ties a group and its servers to their records.
+pub fn adopt(group: &Group, store: &Store) {
+    // SAFETY: groups are of the cycle being set up; `conf_of` knows those without a configuration.
+    let Some(conf) = (unsafe { conf_of(group.upstream) }) else { return };
+    let its = &group.breaker;
+    // A group is adopted once per cycle: the cells are empty.
+    let _ = its.failing.set(conf.breaker.failing.unwrap_or(Failing::DEFAULT));
+    if let Some(settings) = conf.breaker.settings {
+        let (name, key) = (format!("upstream \"{}\"", group.name), format!("upstream {}", group.name));
+        if let Some(gate) = Gate::adopt(store, name, &key, settings) {
+            let _ = its.gate.set(gate);
+        }
+    }
+    if let Some(servers) = conf.breaker.peers.and_then(|settings| servers::adopt(group, store, settings)) {
+        let _ = its.servers.set(servers);
+    }
+}
+
+/// The precontent handler: a location that has a breaker or names a guarded upstream asks before the body is read.
 pub fn handler(request: &Request) -> sys::ngx_int_t {
     if request.main_conf().breaker.modules.is_empty() {
         return DECLINED;
     }
-    let target = target::named(request);
-    leave_others(request, target.as_ref().map(|target| target.gate));
-    let Some(target) = target.filter(|target| target.early) else { return DECLINED };
-    match enter(request, target.gate) {
+    let (route, place) = (target::route(request), target::place(request));
+    let upstream = place.upstream.and_then(|upstream| target::guard_of(request, upstream));
+    if let Some(ctx) = request.ctx() {
+        let mut passage = ctx.passage.borrow_mut();
+        passage.route.leave_all_but(route);
+        passage.upstream.leave_all_but(upstream);
+    }
+    // With a cache in front, which may have the answer, the balancer's wrap refuses.
+    if place.is_cached {
+        return DECLINED;
+    }
+    match enter_all(request, route, upstream) {
         Ok(()) => DECLINED,
-        Err(retry_after) => refusal::early(request, target.gate, retry_after),
+        Err((gate, retry_after)) => refusal::early(request, gate, retry_after),
     }
 }
 
-/// An internal redirect may have brought the request here with the token of another upstream.
-fn leave_others(request: &Request, gate: Option<&'static Gate>) {
-    let Some(ctx) = request.ctx() else { return };
-    let mut passage = ctx.passage.borrow_mut();
-    if !gate.is_some_and(|gate| passage.is_at(gate)) {
-        passage.release();
+type Entered = Result<(), (&'static Gate, Millis)>;
+
+/// Asks the breaker of the route, then that of the upstream.
+fn enter_all(request: &Request, route: Option<Guard<'static>>, upstream: Option<Guard<'static>>) -> Entered {
+    if let Some(guard) = route {
+        enter(request, guard, Scope::Route).map_err(|wait| (guard.gate, wait))?;
     }
+    let Some(guard) = upstream else { return Ok(()) };
+    let entered = enter(request, guard, Scope::Upstream).map_err(|wait| (guard.gate, wait));
+    if entered.is_err()
+        && let Some(ctx) = request.ctx()
+    {
+        ctx.passage.borrow_mut().route.release();
+    }
+    entered
 }
 
 /// Admits the client's request, or has a subrequest look.
-fn enter(request: &Request, gate: &'static Gate) -> Result<(), Millis> {
+fn enter(request: &Request, guard: Guard<'static>, scope: Scope) -> Result<(), Millis> {
+    let gate = guard.gate;
     if !request.is_main() {
-        return gate.breaker.peek(&gate.settings, mono());
+        return gate.peek();
     }
     // Without memory for a context there is nothing to remember a token in: the request passes uncounted.
     let Some(ctx) = request.ctx_or_new() else { return Ok(()) };
-    if ctx.passage.borrow().holds(gate) {
+    let seated = |seat: &Seat| seat.token.is_some() && seat.is_at(gate);
+    if seated(ctx.passage.borrow_mut().seat(scope)) {
         return Ok(());
     }
     let admitted = gate.admit(request);
     let mut passage = ctx.passage.borrow_mut();
-    passage.release();
-    passage.gate = Some(gate);
-    passage.token = admitted.as_ref().ok().copied();
+    let seat = passage.seat(scope);
+    seat.release();
+    seat.guard = Some(guard);
+    seat.token = admitted.as_ref().ok().copied();
     admitted.map(|_| ())
 }
 
@@ -208,9 +340,68 @@ pub fn header_sent(request: &Request, ctx: &Context) {
         return;
     }
     let mut passage = ctx.passage.borrow_mut();
-    let (Some(gate), Some(token)) = (passage.gate, passage.token.take()) else { return };
+    let flight = passage.flight;
+    let seats = [Scope::Route, Scope::Upstream].map(|scope| {
+        let seat = passage.seat(scope);
+        seat.guard.zip(seat.token.take())
+    });
     drop(passage);
-    // SAFETY: a request that sends an upstream's header has its upstream.
-    let slow = unsafe { outcome::is_slow(upstream, &gate.settings) };
-    gate.record(request, token, Outcome::Success, slow);
+    for (guard, token) in seats.into_iter().flatten() {
+        // SAFETY: a request that sends an upstream's header has its upstream.
+        let slow = unsafe { outcome::is_slow(upstream, &guard.gate.settings) };
+        guard.gate.record(request, token, Outcome::Success, slow);
+    }
+    if let Some(peer) = flight {
+        peer.upgraded();
+    }
+}
+
+/// Nobody was told by `peer.free`: the upstream is one whose balancer we could not wrap (an address in a variable).
+/// Judges what the core has written down of it.
+pub fn logged(request: &Request) {
+    let Some(ctx) = request.ctx().filter(|_| request.is_main()) else { return };
+    let mut passage = ctx.passage.borrow_mut();
+    if passage.flight.is_some() {
+        return;
+    }
+    let Some((guard, token)) = passage.route.guard.zip(passage.route.token.take()) else { return };
+    drop(passage);
+    // SAFETY: a live request in its log phase.
+    match unsafe { outcome::of_log(request.as_ptr(), &guard.gate.settings) } {
+        Some((seen, slow)) => guard.gate.record(request, token, guard.failing.judge(seen), slow),
+        None => guard.gate.breaker.abort(token),
+    }
+}
+
+/// A finished probe of an active check, for the breakers that wait for one. `None`: it says nothing about the
+/// group, or about the server.
+pub struct Checked {
+    pub began: Millis,
+    /// The number of the server in the order of the group's lists.
+    pub server: usize,
+    pub server_is_good: Option<bool>,
+    pub group_is_good: Option<bool>,
+}
+
+/// Lets a probe decide where `half_open_via=probe` says so.
+pub fn checked(conf: &MainConf, group: &Group, checked: &Checked) {
+    let probe = |gate: &Gate, good: Option<bool>| {
+        let Some(good) = good.filter(|_| gate.settings.via == Via::Probe) else { return [None; 2] };
+        let outcome = if good { Outcome::Success } else { Outcome::Failure(Failure::Error) };
+        let probed = Probed { began: checked.began, report: gate.report(outcome, false) };
+        let made = gate.breaker.probe(&gate.settings, mono(), worker_index(), probed);
+        made.into_iter().for_each(|made| gate.say(None, made));
+        made
+    };
+    if let Some(gate) = group.breaker.gate.get() {
+        probe(gate, checked.group_is_good);
+    }
+    let Some(servers) = group.breaker.servers() else { return };
+    let made = servers.gate(checked.server).map_or([None; 2], |gate| probe(gate, checked.server_is_good));
+    if made.iter().flatten().any(Transition::readmits) {
+        group.health.readmit(checked.server);
+    }
+    if made.iter().any(Option::is_some) {
+        servers.changed(conf, group);
+    }
 }

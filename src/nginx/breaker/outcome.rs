@@ -13,15 +13,15 @@ use crate::policy::breaker::{Failure, Outcome, Settings};
 /// No time was taken: the core's -1.
 const NEVER: sys::ngx_msec_t = sys::ngx_msec_t::MAX;
 
-/// What became of one attempt that the core gave up or retries, seen before its connection is closed. `None`:
-/// it says nothing about the upstream.
+/// What became of one attempt that the core gave up or retries, seen before its connection is closed: its answer, of
+/// whatever status, or its failure. `None`: it says nothing about the upstream.
 ///
 /// # Safety
 /// `u` must be the upstream of a live request inside `peer.free`.
-pub unsafe fn of_attempt(u: *const sys::ngx_http_upstream_t, failing: &Failing) -> Option<Outcome> {
+pub unsafe fn of_attempt(u: *const sys::ngx_http_upstream_t) -> Option<Failure> {
     // SAFETY: the caller vouches for `u`.
     if let Some(status) = unsafe { answered(u) } {
-        return Some(judge(Failure::Http(status), failing));
+        return Some(Failure::Http(status));
     }
     // SAFETY: as above; the connection is NULL when connecting failed at once.
     let failure = unsafe {
@@ -38,7 +38,7 @@ pub unsafe fn of_attempt(u: *const sys::ngx_http_upstream_t, failing: &Failing) 
     if failure == Failure::Error && unsafe { (*u).peer.cached() } != 0 {
         return None;
     }
-    Some(judge(failure, failing))
+    Some(failure)
 }
 
 /// What the request came to, seen when the core has finished with the upstream with `rc`; `last` is what
@@ -49,12 +49,12 @@ pub unsafe fn of_attempt(u: *const sys::ngx_http_upstream_t, failing: &Failing) 
 pub unsafe fn of_request(
     u: *const sys::ngx_http_upstream_t,
     rc: sys::ngx_int_t,
-    last: Option<Outcome>,
+    last: Option<Failure>,
     failing: &Failing,
 ) -> Option<Outcome> {
     // SAFETY: the caller vouches for `u`.
     let (answer, held) = unsafe { (answered(u), !(*u).peer.sockaddr.is_null()) };
-    let judged = answer.filter(|_| held).map(|status| judge(Failure::Http(status), failing));
+    let judged = answer.filter(|_| held).map(|status| failing.judge(Failure::Http(status)));
     // What the server answered stands, even if the client did not wait for the end of it.
     if matches!(judged, Some(Outcome::Failure(_))) {
         return judged;
@@ -66,14 +66,14 @@ pub unsafe fn of_request(
     }
     // No attempt is under way: the core has none left to make.
     if !held {
-        return last;
+        return last.map(|seen| failing.judge(seen));
     }
     // Neither an answer nor a verdict: this nginx could not do its part.
     let answer = u32::from(answer?);
     match u32::try_from(rc) {
         // The body broke off, unless these are `proxy_intercept_errors` passing the answer's own status on.
-        Ok(rc @ sys::NGX_HTTP_BAD_GATEWAY) if rc != answer => Some(judge(Failure::Error, failing)),
-        Ok(rc @ sys::NGX_HTTP_GATEWAY_TIME_OUT) if rc != answer => Some(judge(Failure::Timeout, failing)),
+        Ok(rc @ sys::NGX_HTTP_BAD_GATEWAY) if rc != answer => Some(failing.judge(Failure::Error)),
+        Ok(rc @ sys::NGX_HTTP_GATEWAY_TIME_OUT) if rc != answer => Some(failing.judge(Failure::Timeout)),
         _ => judged,
     }
 }
@@ -88,8 +88,28 @@ pub unsafe fn is_slow(u: *const sys::ngx_http_upstream_t, settings: &Settings) -
     header != NEVER && settings.is_slow(header as Millis)
 }
 
-fn judge(failure: Failure, failing: &Failing) -> Outcome {
-    if failing.counts(failure) { Outcome::Failure(failure) } else { Outcome::Success }
+/// What the core has written down of a request that is being logged, and whether it was slow. `None`: no upstream was
+/// asked, or the client left.
+///
+/// # Safety
+/// `r` must be a live request in its log phase.
+pub unsafe fn of_log(r: *const sys::ngx_http_request_t, settings: &Settings) -> Option<(Failure, bool)> {
+    // SAFETY: the caller vouches for `r`; the upstream and the state of its last attempt live in the request's pool.
+    unsafe {
+        let u = (*r).upstream;
+        if u.is_null() || (*(*r).connection).error() != 0 {
+            return None;
+        }
+        let state = (*u).state.as_ref().filter(|state| state.status != 0)?;
+        let status = u16::try_from(state.status).ok()?;
+        let seen = match u32::from(status) {
+            sys::NGX_HTTP_CLIENT_CLOSED_REQUEST => return None,
+            sys::NGX_HTTP_GATEWAY_TIME_OUT if state.header_time == NEVER => Failure::Timeout,
+            _ if state.header_time == NEVER => Failure::Error,
+            _ => Failure::Http(status),
+        };
+        Some((seen, is_slow(u, settings)))
+    }
 }
 
 /// The status of the last attempt, if its header came in whole.

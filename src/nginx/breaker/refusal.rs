@@ -23,13 +23,18 @@ pub fn early(request: &Request, gate: &Gate, retry_after: Millis) -> sys::ngx_in
 ///
 /// # Safety
 /// `pc` must be the peer connection of `peer`'s request, inside `get`.
-pub unsafe fn late(peer: &Peer, pc: *mut sys::ngx_peer_connection_t, retry_after: Millis) -> sys::ngx_int_t {
+pub unsafe fn late(
+    peer: &Peer,
+    pc: *mut sys::ngx_peer_connection_t,
+    gate: &Gate,
+    retry_after: Millis,
+) -> sys::ngx_int_t {
     let r = peer.request;
     // SAFETY: the request whose peer this is; the caller vouches that it is alive.
     unsafe {
         let request = Request::from_ptr(r);
         let u = (*r).upstream;
-        let refusal = refusal(request, peer.gate, retry_after);
+        let refusal = refusal(request, gate, retry_after);
         if may_serve_stale(r) {
             // "No live upstreams" makes the core serve what the cache has.
             (*pc).name = &raw mut (*(*u).upstream).host;
@@ -56,11 +61,7 @@ pub unsafe fn late(peer: &Peer, pc: *mut sys::ngx_peer_connection_t, retry_after
 }
 
 fn refusal(request: &Request, gate: &Gate, retry_after: Millis) -> Refusal {
-    let upstream = &gate.upstream;
-    request.log(
-        Level::Info,
-        format_args!("request refused, circuit breaker of upstream \"{upstream}\" is open"),
-    );
+    request.log(Level::Info, format_args!("request refused, circuit breaker of {} is open", gate.name));
     let status = request.loc_conf().breaker.status();
     Refusal { cause: Cause::Unavailable, status, retry_after: gate.patience(retry_after) }
 }

@@ -11,10 +11,20 @@ pub static VARIABLES: [Variable; 2] = [
     Variable { name: "circuit_breaker_retry_after", text: retry_after },
 ];
 
-/// The breaker of the upstream that the location names, else of the one the request met last.
+/// The breaker of the location, or that of the upstream it names, else of the one the request met last; of two the
+/// first that is not closed.
 fn gate(request: &Request) -> Option<&'static Gate> {
-    let met = || request.ctx()?.passage.try_borrow().ok()?.gate;
-    target::named(request).map(|target| target.gate).or_else(met)
+    let met = || request.ctx()?.passage.try_borrow().ok()?.upstream.guard;
+    let named = || target::guard_of(request, target::place(request).upstream?);
+    let both = [target::route(request), named().or_else(met)].map(|guard| guard.map(|guard| guard.gate));
+    let mut gates = both.into_iter().flatten();
+    let first = gates.next()?;
+    Some(if is_closed(first) { gates.find(|gate| !is_closed(gate)).unwrap_or(first) } else { first })
+}
+
+fn is_closed(gate: &Gate) -> bool {
+    let view = gate.breaker.view(&gate.settings, mono());
+    view.forced.is_none() && view.state == State::Closed
 }
 
 fn state(request: &Request) -> Option<String> {
@@ -26,8 +36,7 @@ fn state(request: &Request) -> Option<String> {
 fn retry_after(request: &Request) -> Option<String> {
     let gate = gate(request)?;
     let view = gate.breaker.view(&gate.settings, mono());
-    let closed = view.forced.is_none() && view.state == State::Closed;
-    if closed || view.retry_after == 0 {
+    if is_closed(gate) || view.retry_after == 0 {
         return Some(String::new());
     }
     Some(gate.patience(view.retry_after).div_ceil(1_000).to_string())

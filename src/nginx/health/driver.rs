@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 
 use nginx_sys as sys;
 
+use super::super::breaker;
 use super::super::conf::MainConf;
 use super::super::log::{self, Level};
 use super::super::sys::{Process, mono, process, worker_index, worker_processes};
@@ -72,6 +73,7 @@ impl Turn {
 
 struct Flight {
     lease: Lease,
+    began: Millis,
     lost_at: Millis,
 }
 
@@ -120,7 +122,12 @@ impl Driver {
             Some(rules) => rules.judge(&subject.member.server.name, report),
             None => report.outcome,
         };
-        if let Some((change, reason)) = slot.book(&subject, &flight, outcome, next) {
+        let passed = passed(&outcome);
+        let booked = slot.book(&subject, &flight, outcome, next);
+        if let Some(passed) = passed {
+            breaker::checked(worker.conf, subject.group, &tested(&subject, slot.at.member, &flight, passed));
+        }
+        if let Some((change, reason)) = booked {
             announce(&subject, change, &reason);
             // Before anybody hears of it.
             subject.member.recover(change, mono());
@@ -243,7 +250,7 @@ impl Slot {
         request.ticket = u64::from(self.serial) << 32 | number as u64;
         request.target = target;
         if worker.send(Job::Probe(request, manner.clone())) {
-            self.flight = Some(Flight { lease, lost_at: now + check.timeout + LOST });
+            self.flight = Some(Flight { lease, began: now, lost_at: now + check.timeout + LOST });
             return true;
         }
         subject.record.shared.abandon(lease, now);
@@ -293,6 +300,24 @@ impl Slot {
         })?;
         Some((change?, reason))
     }
+}
+
+/// Whether a probe passed; `None` if it could not be made.
+const fn passed(outcome: &Outcome) -> Option<bool> {
+    match outcome {
+        Outcome::Pass | Outcome::Degraded(_) => Some(true),
+        Outcome::Fail { .. } => Some(false),
+        Outcome::Unknown(_) => None,
+    }
+}
+
+/// What a probe says to breakers. A pass counts once all checks of the server hold; a failure speaks for the group
+/// when no server of it is usable.
+fn tested(subject: &Subject<'_>, server: usize, flight: &Flight, passed: bool) -> breaker::Checked {
+    let server_is_good = if passed { subject.member.is_usable().then_some(true) } else { Some(false) };
+    let some_is = || subject.group.health.members().iter().any(Member::is_usable);
+    let group_is_good = if passed { server_is_good } else { (!some_is()).then_some(false) };
+    breaker::Checked { began: flight.began, server, server_is_good, group_is_good }
 }
 
 /// One line for each change.

@@ -1,13 +1,13 @@
 //! Active health checks: which group is checked how, who probes, and how verdicts reach the balancer.
 //!
 //! Verdicts live in the zone of upstream state, one record for each server and check. What balancers look at is
-//! the `down` field of the core's peers, of which two bits are ours; whoever learns of a new verdict writes them
+//! the `down` field of the core's peers, of which some bits are ours; whoever learns of a new verdict writes them
 //! afresh from the records ([`peers::apply`]), each process before its next pick.
 
 pub mod conf;
 mod driver;
 mod matching;
-mod peers;
+pub mod peers;
 mod require;
 mod tls;
 
@@ -84,6 +84,18 @@ pub struct GroupState {
 impl GroupState {
     pub fn members(&self) -> &[Member] {
         self.members.get().map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Whether the group is in panic and sends to all.
+    pub fn panics_to_all(&self) -> bool {
+        self.panic.get() == Some(Mode::All)
+    }
+
+    /// Lets a server that its breaker lets in again warm up.
+    pub fn readmit(&self, number: usize) {
+        if let Some(member) = self.members().get(number) {
+            member.tuning.recover(mono());
+        }
     }
 
     /// How many degraded servers wait until no other is left.
@@ -234,15 +246,16 @@ pub fn refresh(main: &MainConf, group: &Group) {
 fn put_into_force(group: &Group) {
     // SAFETY: groups are explicit ones of a live cycle.
     let panic = unsafe { conf_of(group.upstream) }.and_then(|conf| conf.balance.panic);
-    let outlook = peers::apply(group.upstream, group.health.members(), panic);
+    let ejected = |number| group.breaker.servers().is_some_and(|servers| servers.is_out(number));
+    let outlook = peers::apply(group.upstream, group.health.members(), panic, &ejected);
     let waiting = group.health.members().iter().filter(|member| member.waits(&outlook, panic));
     group.health.waiting.set(waiting.count());
     group.health.panic.set(panic.and_then(|panic| outlook.panics(panic)));
     group.health.outlook.set(outlook);
 }
 
-/// A verdict has changed: puts it into force, and says so if that begins or ends a panic.
-fn changed(main: &MainConf, group: &Group) {
+/// A verdict has changed, or a breaker: puts it into force, and says so if that begins or ends a panic.
+pub fn changed(main: &MainConf, group: &Group) {
     let before = group.health.panic.get();
     refresh(main, group);
     let (after, (usable, all)) = (group.health.panic.get(), group.health.outlook.get().primaries());

@@ -1,5 +1,5 @@
-//! The core's round-robin peers, which every balancer of nginx builds on: reading them, and writing the two bits
-//! of `down` that are ours.
+//! The core's round-robin peers, which every balancer of nginx builds on: reading them, and writing the bits of
+//! `down` that are ours.
 
 use core::cell::Cell;
 use core::ptr::addr_of;
@@ -17,11 +17,12 @@ use crate::policy::health::{Change, Condition};
 use crate::remote::probe::Target;
 use crate::shared::health::Check as SharedCheck;
 
-type Upstream = *mut sys::ngx_http_upstream_srv_conf_t;
+pub type Upstream = *mut sys::ngx_http_upstream_srv_conf_t;
 pub type Peers = *mut sys::ngx_http_upstream_rr_peers_t;
 type Peer = *mut sys::ngx_http_upstream_rr_peer_t;
 
-/// Bits of `down`. 1 is the configuration's (`down`), and 8 where the core knows `drain`.
+/// Bits of `down`. 1 is the configuration's (`down`), and 8 where the core knows `drain`; 64 is that of the
+/// breakers of servers.
 const CONFIGURED: usize = 1;
 const UNHEALTHY: usize = 2;
 const CHECKING: usize = 4;
@@ -50,11 +51,10 @@ pub struct Server {
     pub name: String,
     address: Vec<u8>,
     /// `down` in the configuration.
-    configured_down: bool,
+    pub configured_down: bool,
 }
 
 impl Server {
-    /// What tells it from the group's other servers.
     /// The text in the configuration.
     pub fn text(&self) -> &str {
         &self.server
@@ -63,6 +63,13 @@ impl Server {
     /// What tells it from the group's other servers.
     pub fn identity(&self) -> String {
         format!("{}\0{}\0{:?}", self.server, self.name, self.role)
+    }
+
+    /// # Safety
+    /// `peer` must be a live peer.
+    pub unsafe fn is(&self, peer: *const sys::ngx_http_upstream_rr_peer_t) -> bool {
+        // SAFETY: the caller vouches for the peer.
+        unsafe { self.address == address_of(peer) }
     }
 }
 
@@ -99,6 +106,11 @@ impl Member {
         target(&self.server.address, port)
     }
 
+    /// Whether its checks let traffic through.
+    pub fn is_usable(&self) -> bool {
+        self.verdict() == 0
+    }
+
     /// The last of its checks to fail has passed: it begins to warm up.
     pub fn recover(&self, change: Change, now: Millis) {
         let fell = |condition| matches!(condition, Condition::Down | Condition::Checking);
@@ -113,11 +125,12 @@ impl Member {
     }
 
     /// What it counts for in its group; `None`: people took it out.
-    fn standing(&self) -> Option<Standing> {
+    fn standing(&self, ejected: bool) -> Option<Standing> {
         let counts = self.present.get() && !self.server.configured_down && !self.tuning.drains();
         counts.then(|| Standing {
             backup: self.server.role == Role::Backup,
             usable: self.verdict() == 0,
+            ejected,
             degraded: self.is_degraded(),
         })
     }
@@ -138,7 +151,7 @@ impl Member {
 
     /// Whether it could have requests, and waits because healthy servers are left.
     pub fn waits(&self, outlook: &Outlook, panic: Option<Panic>) -> bool {
-        self.standing().is_some() && self.bits(outlook, panic) == DEGRADED
+        self.standing(false).is_some() && self.bits(outlook, panic) == DEGRADED
     }
 
     /// Its state in one word; `unavail`: the core has put it aside after `max_fails`.
@@ -164,18 +177,11 @@ impl Member {
             }
         })
     }
-
-    /// # Safety
-    /// `peer` must be a live peer.
-    unsafe fn is(&self, peer: *const sys::ngx_http_upstream_rr_peer_t) -> bool {
-        // SAFETY: the caller vouches for the peer.
-        unsafe { self.server.address == address_of(peer) }
-    }
 }
 
 /// The two lists of a group's peers; the second may be null. `None` if the group's balancer keeps something
 /// else.
-fn lists(us: Upstream) -> Option<[(Role, Peers); 2]> {
+pub fn lists(us: Upstream) -> Option<[(Role, Peers); 2]> {
     // SAFETY: `us` is an explicit group of this process's cycle, whose peers the core has initialised. Whatever
     // a balancer of a third party keeps there, two words of it are compared before any pointer is followed: a
     // list of the core's lies in the group's own zone, or, without one, names the group.
@@ -259,22 +265,23 @@ pub unsafe fn each<'m>(
     unsafe {
         let (mut peer, mut at) = ((*list).peer, 0);
         while !peer.is_null() {
-            let member = expected.next().filter(|member| member.is(peer));
-            see(peer, at, member.or_else(|| of_role().find(|member| member.is(peer))));
+            let member = expected.next().filter(|member| member.server.is(peer));
+            see(peer, at, member.or_else(|| of_role().find(|member| member.server.is(peer))));
             (peer, at) = ((*peer).next, at + 1);
         }
     }
 }
 
-fn outlook(members: &[Member]) -> Outlook {
-    let mut outlook = Outlook::default();
-    members.iter().filter_map(Member::standing).for_each(|standing| outlook.add(standing));
-    outlook
+/// Whether its breaker keeps the server of a number, in the order of the lists, out.
+pub type Ejected<'e> = &'e dyn Fn(usize) -> bool;
+
+fn outlook(members: &[Member], ejected: Ejected<'_>) -> Outlook {
+    Outlook::of(members.iter().enumerate().filter_map(|(number, member)| member.standing(ejected(number))))
 }
 
 /// Writes what keeps `members` from getting requests into the peers, and returns what their verdicts come to. The
 /// records are read under the list's lock: of two workers that do this at once, the later one writes what is true.
-pub fn apply(us: Upstream, members: &[Member], panic: Option<Panic>) -> Outlook {
+pub fn apply(us: Upstream, members: &[Member], panic: Option<Panic>, ejected: Ejected<'_>) -> Outlook {
     for (role, list) in lists(us).into_iter().flatten() {
         if list.is_null() {
             continue;
@@ -282,27 +289,29 @@ pub fn apply(us: Upstream, members: &[Member], panic: Option<Panic>) -> Outlook 
         // SAFETY: a live list of this process's cycle. Nothing between lock and unlock allocates, logs or panics.
         unsafe {
             let _lock = PeersLock::write(list);
-            let outlook = outlook(members);
+            let outlook = outlook(members, ejected);
             let of_role = members.iter().filter(|member| member.server.role == role);
             of_role.for_each(|member| member.present.set(false));
             each(list, role, members, |peer, _, member| {
                 if let Some(member) = member {
                     member.present.set(true);
-                    mark(list, peer, member.bits(&outlook, panic));
+                    mark(list, peer, OURS, member.bits(&outlook, panic));
                 }
             });
         }
     }
-    outlook(members)
+    outlook(members, ejected)
 }
 
+/// Writes the bits of `mask` in a peer's `down`.
+///
 /// # Safety
 /// `peer` must be in `list`, which the caller has locked for writing.
-unsafe fn mark(list: Peers, peer: *mut sys::ngx_http_upstream_rr_peer_t, bits: usize) {
+pub unsafe fn mark(list: Peers, peer: *mut sys::ngx_http_upstream_rr_peer_t, mask: usize, bits: usize) {
     // SAFETY: the caller vouches for both.
     unsafe {
         let before = (*peer).down;
-        let after = (before & !OURS) | bits;
+        let after = (before & !mask) | bits;
         if before == after {
             return;
         }

@@ -23,6 +23,8 @@ pub struct Standing {
     pub backup: bool,
     /// Its health checks let it have requests.
     pub usable: bool,
+    /// Its breaker does not.
+    pub ejected: bool,
     pub degraded: bool,
 }
 
@@ -37,8 +39,21 @@ pub struct Outlook {
 }
 
 impl Outlook {
-    /// Counts one more server.
-    pub fn add(&mut self, standing: Standing) {
+    /// Of all servers of a group. One that its breaker keeps out is not usable, unless that would leave none: then
+    /// breakers keep nobody out.
+    #[must_use]
+    pub fn of(standings: impl Iterator<Item = Standing> + Clone) -> Self {
+        let mut outlook = Self::default();
+        standings.clone().for_each(|its| outlook.add(Standing { usable: its.usable && !its.ejected, ..its }));
+        if outlook.usable > 0 || outlook.backups > 0 {
+            return outlook;
+        }
+        let mut outlook = Self::default();
+        standings.for_each(|its| outlook.add(its));
+        outlook
+    }
+
+    fn add(&mut self, standing: Standing) {
         self.primaries += u32::from(!standing.backup);
         self.usable += u32::from(!standing.backup && standing.usable);
         self.backups += u32::from(standing.backup && standing.usable);

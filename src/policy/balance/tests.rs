@@ -183,11 +183,30 @@ fn attributes_come_in_the_core_s_order() {
 }
 
 fn outlook(servers: &[(bool, bool, bool)]) -> Outlook {
-    let mut outlook = Outlook::default();
-    for &(backup, usable, degraded) in servers {
-        outlook.add(Standing { backup, usable, degraded });
-    }
-    outlook
+    let server = |&(backup, usable, degraded)| Standing { backup, usable, ejected: false, degraded };
+    Outlook::of(servers.iter().map(server))
+}
+
+fn ejected(servers: &[(bool, bool, bool)], out: usize) -> Outlook {
+    let server = |(at, &(backup, usable, degraded))| Standing { backup, usable, ejected: at < out, degraded };
+    Outlook::of(servers.iter().enumerate().map(server))
+}
+
+#[test]
+fn who_is_kept_out_by_a_breaker_is_not_usable_unless_nobody_else_is() {
+    let half = Panic { threshold: 50, mode: Mode::All };
+    let (good, bad, backup, degraded) =
+        ((false, true, false), (false, false, false), (true, true, false), (false, true, true));
+    assert_eq!(ejected(&[good, good, good, good], 2).panics(half), None);
+    assert_eq!(ejected(&[good, good, good, bad], 2).panics(half), Some(Mode::All));
+    assert_eq!(ejected(&[good, good, backup], 2).panics(half), None);
+    // None would be left: breakers do not count, and half are usable.
+    assert_eq!(ejected(&[good, bad], 1).panics(half), None);
+    assert_eq!(ejected(&[good, bad], 1).primaries(), (1, 2));
+    assert_eq!(ejected(&[good, bad, bad], 1).panics(half), Some(Mode::All));
+    assert!(!ejected(&[good, degraded], 1).spares_degraded());
+    assert!(ejected(&[good, good, degraded], 1).spares_degraded());
+    assert!(ejected(&[good, degraded], 2).spares_degraded());
 }
 
 #[test]

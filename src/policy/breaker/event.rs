@@ -97,6 +97,14 @@ pub struct Transition {
     pub suppressed: bool,
 }
 
+impl Transition {
+    /// Whether it ends the time in which a server was kept out.
+    #[must_use]
+    pub fn readmits(&self) -> bool {
+        self.from != State::Closed && self.to == State::Closed
+    }
+}
+
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

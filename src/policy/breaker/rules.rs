@@ -80,6 +80,14 @@ pub fn open_millis(settings: &Settings, attempts: u8, random: u32) -> Millis {
     length + ((u128::from(most + 1) * u128::from(random)) >> 32) as u64
 }
 
+/// Whether one more of `servers` may be taken out when `out` of them are: `max_ejected` percent of them, but at
+/// least one, and never the last.
+#[must_use]
+pub fn may_eject(settings: &Settings, out: usize, servers: usize) -> bool {
+    let share = servers.saturating_mul(settings.max_ejected as usize) / 100;
+    out < share.max(1).min(servers.saturating_sub(1))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,6 +131,17 @@ mod tests {
         assert_eq!(lengths, [30_000, 45_000, 67_500, 101_250, 300_000]);
         let long = Settings { open: 600_000, ..settings };
         assert_eq!(open_millis(&long, 9, 0), 600_000);
+    }
+
+    #[test]
+    fn some_server_always_stays() {
+        let most = |max_ejected, servers| {
+            let settings = Settings { max_ejected, ..Settings::default() };
+            (0..=servers).take_while(|out| may_eject(&settings, *out, servers)).count()
+        };
+        assert_eq!([0, 1, 2, 3, 4, 10].map(|servers| most(50, servers)), [0, 0, 1, 1, 2, 5]);
+        assert_eq!([2, 3, 10].map(|servers| most(0, servers)), [1, 1, 1]);
+        assert_eq!([1, 2, 10].map(|servers| most(100, servers)), [0, 1, 9]);
     }
 
     proptest! {

@@ -3,6 +3,18 @@
 use super::super::Millis;
 use super::{LOG, PERMITS};
 
+/// `half_open_via`: what makes the tests of HALF_OPEN.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Via {
+    /// Any request of a client.
+    #[default]
+    Traffic,
+    /// Requests that change nothing: a failed test costs a client nothing but a second try.
+    Safe,
+    /// The active health check; no client is the guinea pig.
+    Probe,
+}
+
 /// One `circuit_breaker` directive. Lengths of time are milliseconds, percentages whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -30,6 +42,10 @@ pub struct Settings {
     pub jitter: u32,
     /// Test requests in HALF_OPEN on the whole host, 1 to 8; all must succeed.
     pub half_open: u32,
+    /// Who makes the tests.
+    pub via: Via,
+    /// Share of a group's servers that their breakers may take out at once, percent, 0 to 100; see [`may_eject`].
+    pub max_ejected: u32,
     /// Life of a test permit whose result never comes, 1 ms to 1 day.
     pub lease: Millis,
     /// Everything is counted and every transition reported, but all requests pass.
@@ -51,6 +67,8 @@ impl Default for Settings {
             max_open: 300_000,
             jitter: 0,
             half_open: 1,
+            via: Via::Traffic,
+            max_ejected: 50,
             lease: 60_000,
             dry_run: false,
         }
@@ -103,6 +121,7 @@ impl Settings {
         time("max_open", self.max_open, 1, 30 * DAY, "1ms to 30d")?;
         number("jitter", self.jitter, 0, 100)?;
         number("half_open", self.half_open, 1, PERMITS as u64)?;
+        number("max_ejected", self.max_ejected, 0, 100)?;
         time("lease", self.lease, 1, DAY, "1ms to 1d")?;
         self.rules()
     }

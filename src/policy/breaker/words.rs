@@ -127,11 +127,20 @@ pub enum PermitState {
     Bad,
 }
 
+/// The tag of all workers from this index on: none of them can be told from the others.
+pub const CROWD: u8 = 127;
+
+/// What a permit remembers of its worker's index.
+#[must_use]
+pub const fn tag(worker: u16) -> u8 {
+    if worker < CROWD as u16 { worker as u8 } else { CROWD }
+}
+
 /// A permit word, unpacked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Permit {
     pub state: PermitState,
-    /// Index of the worker, modulo 128.
+    /// Whose it is, a [`tag`].
     pub worker: u8,
     /// When the lease ends, a [`stamp`].
     pub expiry: u64,

@@ -1,6 +1,7 @@
 //! What the trip rules look at: counters, the failure log, the run of failures, the time buckets.
 
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use crate::shared::cell::atomic::Ordering::{Relaxed, SeqCst};
+use crate::shared::cell::atomic::fence;
 
 use super::{Breaker, RING, Report};
 use crate::policy::Millis;
@@ -43,6 +44,8 @@ impl Breaker {
         let Some(at) = failed_at else { return Evidence { tally, ..Evidence::default() } };
         let slot = self.head.fetch_add(1, SeqCst) as usize % LOG;
         self.log[slot].store(words::log_stamp(at), SeqCst);
+        // Of two workers that each log one, at least the later sees both: its own is out before it looks.
+        fence(SeqCst);
         let (failures, over) = self.failures(s.window, now);
         Evidence { failed, failures, over, run, tally }
     }

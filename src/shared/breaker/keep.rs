@@ -1,7 +1,7 @@
 //! The breaker's other side: the operator, the housekeeper, the observer, the zone.
 
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use crate::shared::cell::atomic::Ordering::{Relaxed, SeqCst};
+use crate::shared::cell::atomic::{AtomicU32, AtomicU64};
 
 use super::{Breaker, RING, scatter};
 use crate::policy::Millis;
@@ -144,11 +144,17 @@ impl Breaker {
 
     /// Frees the permits of a worker that is dead. Its successor of the same index calls this when it starts;
     /// after a reload the predecessor still lives: do not call it then (`Store::enter` tells the two apart).
-    pub fn reclaim(&self, worker: u8) {
+    ///
+    /// The workers that share [`words::CROWD`] have no successors: their permits end with their leases.
+    pub fn reclaim(&self, worker: u16) {
+        let tag = words::tag(worker);
+        if tag == words::CROWD {
+            return;
+        }
         for permit in &self.permits {
             let word = permit.load(SeqCst);
             let held = Permit::unpack(word);
-            if held.state == PermitState::Leased && held.worker == worker & 127 {
+            if held.state == PermitState::Leased && held.worker == tag {
                 // Lost only to whoever takes the permit over.
                 let _ = permit.compare_exchange(word, 0, SeqCst, SeqCst);
             }

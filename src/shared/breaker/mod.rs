@@ -7,19 +7,25 @@
 //! Everything that decides is sequentially consistent: two workers that each log a failure and then count
 //! them must not both miss the other's.
 
+mod ask;
 mod count;
+mod eject;
 mod keep;
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use crate::shared::cell::atomic::Ordering::{Relaxed, SeqCst};
+use crate::shared::cell::atomic::fence;
+use crate::shared::cell::atomic::{AtomicU32, AtomicU64};
+
+pub use ask::{Admission, Caller, Report, Token};
+pub use eject::{Bar, Probed};
 
 use super::cell::shared_struct;
 use crate::policy::Millis;
 use crate::policy::breaker::words::{self, Permit, PermitState, StateWord};
 use crate::policy::breaker::{
-    BUCKETS, Cause, Failure, Forced, LOG, Outcome, PERMITS, Settings, State, Transition, open_millis, trip,
+    BUCKETS, Cause, Failure, Forced, LOG, PERMITS, Settings, State, Transition, open_millis, trip,
 };
 
 shared_struct! {
@@ -66,59 +72,9 @@ shared_struct! {
     }
 }
 
-const RING: usize = 16;
-const _: () = assert!(size_of::<Breaker>() == 512 && align_of::<Breaker>() == 64);
+const RING: usize = if cfg!(sluice_loom) { 4 } else { 16 };
+const _: () = assert!(cfg!(sluice_loom) || size_of::<Breaker>() == 512 && align_of::<Breaker>() == 64);
 const _: () = assert!(BUCKETS < RING as u64);
-
-/// The right to send one request, to be given back with `record` or `abort` exactly once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Token {
-    generation: u32,
-    permit: Option<(u8, u64)>,
-    suppressed: bool,
-}
-
-impl Token {
-    const fn plain(generation: u32) -> Self {
-        Self { generation, permit: None, suppressed: false }
-    }
-
-    /// Whether this is a test request of HALF_OPEN.
-    #[cfg(test)]
-    pub const fn is_test(&self) -> bool {
-        self.permit.is_some()
-    }
-
-    /// Whether only `dry_run` let this request pass; its result is not counted.
-    #[allow(dead_code, reason = "for the log and metrics of dry_run, which are to come")]
-    #[must_use]
-    pub const fn is_suppressed(&self) -> bool {
-        self.suppressed
-    }
-}
-
-/// The answer to a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Admission {
-    Allow(Token),
-    /// Milliseconds until a request may pass; 0: nobody knows (forced open without an end).
-    Reject {
-        retry_after: Millis,
-    },
-}
-
-/// How an admitted request ended.
-#[derive(Clone, Copy, Debug)]
-pub struct Report {
-    pub outcome: Outcome,
-    /// The header took longer than `Settings::slow_call` (`Settings::is_slow`).
-    pub slow: bool,
-    /// Uniform; spreads the stay in OPEN when `jitter` is set.
-    pub random: u32,
-    /// Whether CLOSED may become OPEN. `false` (too many peers are out already): the trip is reported as
-    /// suppressed and the window starts anew.
-    pub may_open: bool,
-}
 
 /// What the search for a permit found.
 enum Grant {
@@ -131,16 +87,14 @@ enum Grant {
 
 impl Breaker {
     /// May a request pass? The second part is a transition this call made, for the log.
-    ///
-    /// `worker` is the index of this worker; permits remember it modulo 128.
-    pub fn admit(&self, s: &Settings, now: Millis, worker: u8) -> (Admission, Option<Transition>) {
+    pub fn admit(&self, s: &Settings, now: Millis, caller: Caller) -> (Admission, Option<Transition>) {
         let mut made = None;
         loop {
             let state = self.load();
             let admission = match self.forced(state, now) {
                 Some(Forced::Open) => return (self.reject(self.forced_for(now)), made),
                 Some(Forced::Closed) => Some(Admission::Allow(Token::plain(state.generation))),
-                None => self.admit_unforced(s, now, worker, state, &mut made),
+                None => self.admit_unforced(s, now, caller, state, &mut made),
             };
             match admission {
                 Some(Admission::Reject { .. }) if s.dry_run => {
@@ -158,7 +112,7 @@ impl Breaker {
         &self,
         s: &Settings,
         now: Millis,
-        worker: u8,
+        caller: Caller,
         state: StateWord,
         made: &mut Option<Transition>,
     ) -> Option<Admission> {
@@ -166,15 +120,15 @@ impl Breaker {
             State::Closed => Some(Admission::Allow(Token::plain(state.generation))),
             State::Open => {
                 let left = words::ahead(state.deadline, now);
-                if left > 0 {
-                    return Some(self.reject(left.unsigned_abs()));
+                if left > 0 || !caller.may_test {
+                    return Some(self.reject(left.max(1).unsigned_abs()));
                 }
                 if self.change(state, now, |at| at.next(State::HalfOpen)).is_some() {
                     *made = Some(self.transition(state, State::HalfOpen, Cause::Elapsed));
                 }
                 None
             }
-            State::HalfOpen => match self.grant(s, now, worker, state.generation) {
+            State::HalfOpen => match self.grant(s, now, caller, state) {
                 Grant::Test(token) if self.load().generation == state.generation => {
                     Some(Admission::Allow(token))
                 }
@@ -266,11 +220,16 @@ impl Breaker {
     }
 
     /// Grants one of the first `half_open` permits. There are no others, so no count can be overrun.
-    fn grant(&self, s: &Settings, now: Millis, worker: u8, generation: u32) -> Grant {
+    fn grant(&self, s: &Settings, now: Millis, caller: Caller, state: StateWord) -> Grant {
+        let generation = state.generation;
         let (good, bad) = self.results(generation);
         if bad > 0 || good >= s.half_open.max(1) {
             return Grant::Settle;
         }
+        if !caller.may_test {
+            return Grant::Busy(self.retry_after(state, now));
+        }
+        let worker = words::tag(caller.worker);
         let expiry = words::stamp(now.wrapping_add(s.lease.max(1)));
         let mine = Permit { state: PermitState::Leased, worker, expiry, generation }.pack();
         let mut soonest = i64::MAX;
@@ -358,6 +317,8 @@ impl Breaker {
             let next = to(at);
             match self.state.compare_exchange(at.pack(), next.pack(), SeqCst, SeqCst) {
                 Ok(_) => {
+                    // Of two workers that change two breakers and then look at the other's, one sees the change.
+                    fence(SeqCst);
                     self.changed.store(now, Relaxed);
                     self.count_change(at.state, next.state);
                     return Some(at);

@@ -1,12 +1,21 @@
 //! The trace of the specification, what a dead worker leaves behind, and threads that meet at one instant.
 
+#[cfg(sluice_loom)]
+mod loom;
 mod model;
+mod processes;
 mod threads;
 
 use super::*;
+use crate::policy::breaker::{Outcome, Via};
+
+/// Any request of a worker.
+const fn of(worker: u16) -> Caller {
+    Caller { worker, may_test: true }
+}
 
 fn admit(breaker: &Breaker, s: &Settings, now: Millis) -> Admission {
-    breaker.admit(s, now, 0).0
+    breaker.admit(s, now, of(0)).0
 }
 
 fn token(breaker: &Breaker, s: &Settings, now: Millis) -> Token {
@@ -53,7 +62,7 @@ fn the_walk_of_the_specification_to_the_millisecond() {
         assert_eq!(admit(&breaker, &s, start + 57_999), Admission::Reject { retry_after: 1 });
         assert_eq!(breaker.peek(&s, start + 58_000), Err(1));
 
-        let (admission, elapsed) = breaker.admit(&s, start + 58_000, 3);
+        let (admission, elapsed) = breaker.admit(&s, start + 58_000, of(3));
         let Admission::Allow(test) = admission else { panic!("no test request") };
         assert!(test.is_test());
         assert_eq!(elapsed.unwrap().to_string(), "open -> half_open: time for a test request");
@@ -165,11 +174,95 @@ fn an_abort_frees_the_permit_and_a_successor_reclaims_it() {
     open(&breaker, &s, 0);
     breaker.abort(token(&breaker, &s, 30_000));
     assert_eq!(breaker.view(&s, 30_000).late, 0);
-    let Admission::Allow(_) = breaker.admit(&s, 30_001, 133).0 else { panic!("not freed") };
+    let Admission::Allow(_) = breaker.admit(&s, 30_001, of(5)).0 else { panic!("not freed") };
     breaker.reclaim(4);
     assert!(matches!(admit(&breaker, &s, 30_002), Admission::Reject { .. }));
     breaker.reclaim(5);
     assert!(token(&breaker, &s, 30_002).is_test());
+}
+
+#[test]
+fn nobody_takes_the_permit_of_a_worker_that_only_looks_like_its_own() {
+    let s = Settings { half_open: 2, ..Settings::default() };
+    let breaker = Breaker::default();
+    open(&breaker, &s, 0);
+    for worker in [130, 255] {
+        assert!(matches!(breaker.admit(&s, 30_000, of(worker)).0, Admission::Allow(_)));
+    }
+    for worker in [2, 127, 130, 255, 999] {
+        breaker.reclaim(worker);
+        assert!(matches!(admit(&breaker, &s, 30_001), Admission::Reject { .. }), "{worker}");
+    }
+    // The lease ends them.
+    assert!(token(&breaker, &s, 90_000).is_test());
+}
+
+#[test]
+fn a_request_that_may_not_test_waits_for_one_that_may() {
+    let s = Settings { via: Via::Safe, lease: 9_000, ..Settings::default() };
+    let breaker = Breaker::default();
+    open(&breaker, &s, 0);
+    let unsafe_one = Caller { worker: 0, may_test: false };
+    let ask = |now| breaker.admit(&s, now, unsafe_one);
+    assert_eq!(ask(29_000), (Admission::Reject { retry_after: 1_000 }, None));
+    assert_eq!(ask(30_000), (Admission::Reject { retry_after: 1 }, None));
+    assert_eq!(state(&breaker, 30_000), "open");
+    let test = token(&breaker, &s, 30_001);
+    assert_eq!(ask(30_002), (Admission::Reject { retry_after: 8_999 }, None));
+    breaker.abort(test);
+    assert_eq!(ask(30_003), (Admission::Reject { retry_after: 1 }, None));
+    // What a dead worker left is settled by whoever comes.
+    let (slot, word) = token(&breaker, &s, 30_004).permit.unwrap();
+    assert!(breaker.replace(slot, word, Permit { state: PermitState::Good, ..Permit::unpack(word) }.pack()));
+    let (admission, made) = ask(30_005);
+    assert!(matches!(admission, Admission::Allow(_)) && made.unwrap().to == State::Closed);
+}
+
+#[test]
+fn a_probe_decides_in_the_place_of_requests() {
+    let s = Settings { via: Via::Probe, half_open: 2, ..Settings::default() };
+    let breaker = Breaker::default();
+    let probe = |now, began, good| breaker.probe(&s, now, 1, Probed { began, report: report(good) });
+    assert_eq!(probe(0, 0, false), [None; 2]);
+    assert_eq!(breaker.view(&s, 0).fail, 0);
+    open(&breaker, &s, 0);
+    assert_eq!((probe(29_999, 29_999, true), breaker.bar(&s, 29_999)), ([None; 2], Bar::Set));
+    assert_eq!(probe(30_500, 29_999, true), [None; 2]);
+    let [half_open, open] = probe(30_500, 30_000, false).map(Option::unwrap);
+    assert_eq!((half_open.to, open.to, open.cause), (State::HalfOpen, State::Open, Cause::TestFailed));
+    let [half_open, none] = probe(60_500, 60_500, true);
+    assert_eq!((half_open.unwrap().to, none, breaker.bar(&s, 60_501)), (State::HalfOpen, None, Bar::Set));
+    let [none, closed] = probe(60_600, 60_550, true);
+    assert_eq!((none, closed.unwrap().cause), (None, Cause::TestsPassed { count: 2 }));
+    assert_eq!(breaker.bar(&s, 60_600), Bar::None);
+}
+
+#[test]
+fn a_server_is_barred_until_it_may_be_tested() {
+    let s = Settings { lease: 5_000, ..Settings::default() };
+    let breaker = Breaker::default();
+    assert_eq!((breaker.bar(&s, 0), breaker.is_out(&s)), (Bar::None, false));
+    open(&breaker, &s, 0);
+    assert_eq!((breaker.bar(&s, 1), breaker.is_out(&s)), (Bar::For(29_999), true));
+    assert_eq!(breaker.bar(&Settings { dry_run: true, ..s }, 1), Bar::None);
+    assert_eq!(breaker.bar(&s, 30_000), Bar::None);
+    let test = token(&breaker, &s, 30_000);
+    assert_eq!((breaker.bar(&s, 30_001), breaker.is_out(&s)), (Bar::For(4_999), true));
+    breaker.abort(test);
+    assert_eq!(breaker.bar(&s, 30_001), Bar::None);
+    breaker.force(Some(Forced::Open), 0);
+    assert_eq!(breaker.bar(&s, 30_001), Bar::Set);
+    breaker.force(Some(Forced::Closed), 0);
+    assert_eq!(breaker.bar(&s, 30_001), Bar::None);
+}
+
+#[test]
+fn a_trip_too_many_is_taken_back() {
+    let (s, breaker) = (Settings::default(), Breaker::default());
+    let trip = (0..5).find_map(|now| request(&breaker, &s, now, false)).unwrap();
+    let back = breaker.retract(5, &trip).unwrap();
+    assert_eq!((back.suppressed, back.cause, state(&breaker, 5)), (true, trip.cause, "closed"));
+    assert_eq!((breaker.view(&s, 5).failures, breaker.retract(6, &trip)), (0, None));
 }
 
 #[test]
@@ -184,7 +277,7 @@ fn a_worker_killed_before_it_settles_blocks_nobody() {
             let left = Permit { state: verdict, ..Permit::unpack(word) }.pack();
             assert!(breaker.replace(slot, word, left));
             let done =
-                if housekeeper { breaker.housekeep(&s, 30_001) } else { breaker.admit(&s, 30_001, 1).1 };
+                if housekeeper { breaker.housekeep(&s, 30_001) } else { breaker.admit(&s, 30_001, of(1)).1 };
             assert_eq!(done.unwrap().to == State::Closed, passes);
             assert_eq!(breaker.peek(&s, 30_001).is_ok(), passes);
         }

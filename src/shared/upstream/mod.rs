@@ -16,7 +16,7 @@ use super::health::Check;
 /// Says that the memory is ours; written last.
 const MAGIC: u64 = u64::from_be_bytes(*b"sluiceUP");
 /// One more whenever a struct of this zone changes.
-const LAYOUT: u64 = 2;
+const LAYOUT: u64 = 3;
 /// Worker indices that `enter` tells apart.
 const WORKERS: usize = 128;
 
@@ -77,7 +77,7 @@ const CHECK: usize = size_of::<FrontSlot>();
 const BREAKER: usize = size_of::<BreakerSlot>();
 /// The smallest zone: a record of each kind.
 const LEAST: usize = HEADER + CHECK + BREAKER;
-const _: () = assert!(HEADER == 576 && CHECK == 96 && BREAKER == 576);
+const _: () = assert!(HEADER == 576 && CHECK == 96 && (cfg!(sluice_loom) || BREAKER == 576));
 const _: () = assert!(IDENT + size_of::<Check>() == CHECK && IDENT + size_of::<Server>() == CHECK);
 
 /// What a record is about: a hash that does not collide.

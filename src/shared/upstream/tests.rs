@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::policy::breaker::{Failure, Outcome, Settings, State};
-use crate::shared::breaker::{Admission, Report, Token};
+use crate::shared::breaker::{Admission, Caller, Report, Token};
 use crate::shared::health::{Judgement, Probe, Prober};
 
 fn key(name: u64) -> Key {
@@ -20,7 +20,8 @@ fn tight(checks: usize, breakers: usize) -> Store {
 }
 
 fn admit(breaker: &Breaker, now: u64) -> Token {
-    match breaker.admit(&Settings::default(), now, 0).0 {
+    let caller = Caller { worker: 0, may_test: true };
+    match breaker.admit(&Settings::default(), now, caller).0 {
         Admission::Allow(token) => token,
         Admission::Reject { retry_after } => panic!("rejected for {retry_after} ms"),
     }
@@ -64,7 +65,8 @@ fn what_is_not_ours_is_refused() {
     Store::create(region).unwrap();
     let layout: &AtomicU64 = region.get(8).unwrap();
     layout.store(99, Relaxed);
-    assert_eq!(Store::adopt(region).unwrap_err().to_string(), "upstream state of layout 99, expected 2");
+    let expected = format!("upstream state of layout 99, expected {LAYOUT}");
+    assert_eq!(Store::adopt(region).unwrap_err().to_string(), expected);
     layout.store(LAYOUT, Relaxed);
     region.get::<AtomicU64>(16).unwrap().store(1, Relaxed);
     assert!(matches!(Store::adopt(region), Err(LayoutError::Size { laid: 1, .. })));

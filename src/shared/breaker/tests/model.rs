@@ -230,7 +230,7 @@ fn run(s: Settings, start: u64, steps: &[Step]) -> Result<(), TestCaseError> {
             Step::Wait { millis } => model.now += millis,
             Step::Admit { worker } => {
                 let (expected, moved) = model.admit(worker);
-                let (admission, made) = breaker.admit(&s, now, worker);
+                let (admission, made) = breaker.admit(&s, now, of(worker.into()));
                 prop_assert_eq!(made.map(|made| made.to), moved);
                 match (expected, admission) {
                     (Ok(expected), Admission::Allow(token)) => {
@@ -256,7 +256,7 @@ fn run(s: Settings, start: u64, steps: &[Step]) -> Result<(), TestCaseError> {
             Step::Die { worker } => {
                 out.retain(|(which, _)| which.worker != worker);
                 model.free(|_, of| of == worker);
-                breaker.reclaim(worker);
+                breaker.reclaim(worker.into());
             }
             Step::Housekeep => {
                 model.housekeep();

@@ -33,7 +33,7 @@ fn exactly_half_open_requests_pass_of_500_at_one_instant() {
             let passed = AtomicUsize::new(0);
             let made = together(8, |worker| {
                 let ask = |_| {
-                    let (admission, made) = breaker.admit(&s, now, worker);
+                    let (admission, made) = breaker.admit(&s, now, of(worker.into()));
                     if let Admission::Allow(token) = admission {
                         assert!(token.is_test());
                         passed.fetch_add(1, SeqCst);
@@ -95,7 +95,7 @@ fn eight_workers_hammer_through_many_rounds_and_no_quota_is_overrun() {
             let mut made = 0;
             for turn in 0..20_000u32 {
                 let now = clock.fetch_add(1, SeqCst);
-                let (admission, moved) = breaker.admit(&s, now, worker);
+                let (admission, moved) = breaker.admit(&s, now, of(worker.into()));
                 made += u64::from(moved.is_some());
                 let Admission::Allow(token) = admission else { continue };
                 if token.is_test() {

@@ -1,0 +1,284 @@
+//! `scope=peer`: the breakers of a group's servers, and how the balancer learns to pass one over.
+//!
+//! A bit of the core's `down` keeps a server out of every balancer's choice while its breaker is open, or half-open
+//! with all permits out. Otherwise the server may be picked, and its breaker is asked then ([`super::peer`]): the bit
+//! saves work, the breaker decides. Each process writes the bits afresh from the records when a state has changed or
+//! a time has come; and when nothing would be left to pick, it leaves them out.
+
+use core::cell::Cell;
+use core::ptr::{addr_of, null};
+use std::collections::HashMap;
+
+use nginx_sys as sys;
+
+use super::super::conf::MainConf;
+use super::super::health;
+use super::super::health::peers::{self, DEGRADED, Peers, Server};
+use super::super::log::{self, Level};
+use super::super::request::Request;
+use super::super::sys::{PeersLock, mono};
+use super::super::upstream::Group;
+use super::Gate;
+use crate::policy::Millis;
+use crate::policy::breaker::{Outcome, Settings, State, Transition, may_eject};
+use crate::shared::breaker::{Bar, Token};
+use crate::shared::upstream::Store;
+
+/// Our bit of `down`; those below are others' (see `health::peers`).
+const BROKEN: usize = 64;
+
+/// A server and its breaker.
+pub struct Member {
+    server: Server,
+    pub gate: Gate,
+    /// The name of its peer, which is where the core says whom it picked; null while it is not in the list.
+    name: Cell<*const sys::ngx_str_t>,
+    /// Nothing but its breaker could keep it from being picked.
+    free: Cell<bool>,
+}
+
+/// The servers of a group with `scope=peer`.
+pub struct Servers {
+    members: Vec<Member>,
+    /// As in `health::GroupState`.
+    applied: Cell<u64>,
+    listed: Cell<usize>,
+    /// When a bit may have to change though no state does.
+    due: Cell<Millis>,
+    /// Servers that balancers may pick, if only as the last choice.
+    usable: Cell<usize>,
+    /// No server would be left, or the group is in panic: breakers keep none out.
+    ignored: Cell<bool>,
+}
+
+/// Ties the servers of a group to their breakers. In `init_module`.
+pub fn adopt(group: &Group, store: &Store, settings: Settings) -> Option<Servers> {
+    let name = &group.name;
+    let Some(servers) = peers::servers(group.upstream) else {
+        log::cycle(
+            Level::Warn,
+            format_args!("upstream \"{name}\" has a foreign balancer: no server is taken out"),
+        );
+        return None;
+    };
+    if servers.len() < 2 && !peers::may_grow(group.upstream) {
+        log::cycle(Level::Warn, format_args!("upstream \"{name}\" has one server, which is never taken out"));
+        return None;
+    }
+    let mut seen: HashMap<String, usize> = HashMap::new();
+    let mut members = Vec::with_capacity(servers.len());
+    for server in servers {
+        let count = seen.entry(server.identity()).or_default();
+        let key = format!("peer {name}\0{}\0{count}", server.identity());
+        *count += 1;
+        let said = format!("server {} of upstream \"{name}\"", server.name);
+        // Its absence has been logged; the others' numbers must stay those of the lists.
+        let gate = Gate::adopt(store, said, &key, settings)?;
+        members.push(Member { server, gate, name: Cell::new(null()), free: Cell::new(false) });
+    }
+    Some(Servers {
+        members,
+        applied: Cell::new(store.changes()),
+        listed: Cell::new(peers::changes(group.upstream)),
+        due: Cell::new(0),
+        usable: Cell::new(0),
+        ignored: Cell::new(false),
+    })
+}
+
+/// After verdicts have been put into force.
+pub fn put_into_force(group: &Group) {
+    if let Some(its) = group.breaker.servers() {
+        its.put_into_force(group, mono());
+    }
+}
+
+/// Before each pick: a few loads when nothing changed.
+pub fn refresh(main: &MainConf, group: &Group) {
+    let (Some(its), Some(store)) = (group.breaker.servers(), main.upstreams.store()) else { return };
+    let (changes, listed, now) = (store.changes(), peers::changes(group.upstream), mono());
+    if changes == its.applied.get() && listed == its.listed.get() && now < its.due.get() {
+        return;
+    }
+    its.applied.set(changes);
+    its.listed.set(listed);
+    // A cycle later the master may have given our records to others.
+    if store.generation().wrapping_sub(main.health.generation.get()) <= 1 {
+        its.put_into_force(group, now);
+    }
+}
+
+impl Servers {
+    pub fn gates(&self) -> impl Iterator<Item = &Gate> {
+        self.members.iter().map(|member| &member.gate)
+    }
+
+    /// The breaker of the server of this number in the order of the lists.
+    pub fn gate(&self, number: usize) -> Option<&Gate> {
+        self.members.get(number).map(|member| &member.gate)
+    }
+
+    /// Whether the breaker of the server of this number is open, or half-open.
+    pub fn is_out(&self, number: usize) -> bool {
+        self.gate(number).is_some_and(|gate| gate.breaker.is_out(&gate.settings))
+    }
+
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Whose name the core has been given.
+    pub fn find(&self, name: *const sys::ngx_str_t) -> Option<&Member> {
+        self.members.iter().find(|member| core::ptr::eq(member.name.get(), name)).filter(|_| !name.is_null())
+    }
+
+    /// Whether a server is picked whatever its breaker says.
+    pub fn ignored(&self) -> bool {
+        self.ignored.get()
+    }
+
+    /// A state or a permit has changed: all workers are to look.
+    pub fn changed(&self, main: &MainConf, group: &Group) {
+        if let Some(store) = main.upstreams.store() {
+            store.note_change();
+        }
+        health::changed(main, group);
+        refresh(main, group);
+    }
+
+    /// Tells a server's breaker of an attempt; the transition that made.
+    pub fn record(
+        &self,
+        request: &Request,
+        member: &Member,
+        token: Token,
+        outcome: Outcome,
+        slow: bool,
+    ) -> Option<Transition> {
+        let gate = &member.gate;
+        let judges = outcome != Outcome::Success || gate.settings.rated();
+        // One that drains, or is unhealthy to the checks, is not among those who could stay.
+        let others = self.usable.get().saturating_sub(member.free.get().into());
+        let may_open = !judges || (others > 0 && self.may_eject(gate));
+        let mut report = gate.report(outcome, slow);
+        report.may_open = may_open;
+        let made = gate.breaker.record(&gate.settings, mono(), token, report);
+        let tripped = made.filter(|made| made.from == State::Closed && made.to == State::Open);
+        // Another worker may have taken another server out at the same instant.
+        let back =
+            tripped.filter(|_| !self.may_eject(gate)).and_then(|made| gate.breaker.retract(mono(), &made));
+        gate.say(Some(request), back.or(made));
+        made
+    }
+
+    /// Where a member stands in the order of the lists.
+    pub fn number(&self, member: &Member) -> Option<usize> {
+        self.members.iter().position(|its| core::ptr::eq(its, member))
+    }
+
+    /// Whether this one may be out beside those that are.
+    fn may_eject(&self, gate: &Gate) -> bool {
+        let there = || self.members.iter().filter(|member| member.is_there());
+        let others = there().filter(|member| !core::ptr::eq(&raw const member.gate, gate));
+        let out = others.filter(|member| member.gate.breaker.is_out(&gate.settings)).count();
+        may_eject(&gate.settings, out, there().count())
+    }
+
+    /// Writes the bits of all servers. The records are read under the lists' locks: of two workers that do this at
+    /// once, the later one writes what is true.
+    fn put_into_force(&self, group: &Group, now: Millis) {
+        let Some(lists) = peers::lists(group.upstream) else { return };
+        self.members.iter().for_each(|member| member.name.set(null()));
+        let mut seen = Seen { due: Millis::MAX, ..Seen::default() };
+        let lists = || lists.iter().filter(|(_, list)| !list.is_null());
+        for (role, list) in lists() {
+            let mut expected = self.members.iter().filter(|member| member.server.role == *role);
+            // SAFETY: a live list of this process's cycle; nothing between lock and unlock allocates, logs or panics.
+            unsafe {
+                let _lock = PeersLock::write(*list);
+                let mut peer = (**list).peer;
+                while !peer.is_null() {
+                    // As a rule the list is as it was; servers found by DNS may have moved it.
+                    let is = |member: &&Member| member.server.is(peer) && member.name.get().is_null();
+                    let same = |member: &&Member| member.server.role == *role && is(member);
+                    let member = expected.next().filter(is).or_else(|| self.members.iter().find(same));
+                    let free = (*peer).down & !(BROKEN | DEGRADED) == 0;
+                    seen.count(free, member.map_or(Bar::None, |member| member.at(peer, free, now)), now);
+                    peer = (*peer).next;
+                }
+            }
+        }
+        let ignored = seen.barred > 0 && (seen.usable == 0 || group.health.panics_to_all());
+        for (_, list) in lists() {
+            // SAFETY: as above.
+            unsafe { self.mark(*list, ignored, now) };
+        }
+        self.ignored.set(ignored);
+        self.usable.set(seen.usable + if ignored { seen.barred } else { 0 });
+        self.due.set(seen.due);
+    }
+
+    /// # Safety
+    /// `list` must be a live list of this process's cycle.
+    unsafe fn mark(&self, list: Peers, ignored: bool, now: Millis) {
+        // SAFETY: the caller vouches for the list; nothing between lock and unlock allocates, logs or panics.
+        unsafe {
+            let _lock = PeersLock::write(list);
+            let mut peer = (*list).peer;
+            while !peer.is_null() {
+                let member = self.find(addr_of!((*peer).name));
+                let barred = !ignored && member.is_some_and(|member| member.bar(now) != Bar::None);
+                peers::mark(list, peer, BROKEN, if barred { BROKEN } else { 0 });
+                peer = (*peer).next;
+            }
+        }
+    }
+}
+
+/// What a walk over a group's peers has found.
+#[derive(Default)]
+struct Seen {
+    /// May be picked.
+    usable: usize,
+    /// Might be, but for their breakers.
+    barred: usize,
+    due: Millis,
+}
+
+impl Seen {
+    const fn count(&mut self, free: bool, bar: Bar, now: Millis) {
+        let free = free as usize;
+        match bar {
+            Bar::None => self.usable += free,
+            Bar::Set => self.barred += free,
+            Bar::For(left) => {
+                self.barred += free;
+                let due = now.saturating_add(left);
+                if due < self.due {
+                    self.due = due;
+                }
+            }
+        }
+    }
+}
+
+impl Member {
+    fn bar(&self, now: Millis) -> Bar {
+        self.gate.breaker.bar(&self.gate.settings, now)
+    }
+
+    /// Remembers where the peer is, and whether it is `free`.
+    ///
+    /// # Safety
+    /// `peer` must be a live peer.
+    unsafe fn at(&self, peer: *const sys::ngx_http_upstream_rr_peer_t, free: bool, now: Millis) -> Bar {
+        // SAFETY: the caller vouches for the peer.
+        self.name.set(unsafe { addr_of!((*peer).name) });
+        self.free.set(free);
+        self.bar(now)
+    }
+
+    fn is_there(&self) -> bool {
+        !self.name.get().is_null() && !self.server.configured_down
+    }
+}

@@ -1,0 +1,63 @@
+//! What a breaker is asked and told, and what it answers.
+
+use crate::policy::Millis;
+use crate::policy::breaker::Outcome;
+
+/// The right to send one request, to be given back with `record` or `abort` exactly once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Token {
+    pub(super) generation: u32,
+    pub(super) permit: Option<(u8, u64)>,
+    pub(super) suppressed: bool,
+}
+
+impl Token {
+    pub(super) const fn plain(generation: u32) -> Self {
+        Self { generation, permit: None, suppressed: false }
+    }
+
+    /// Whether this is a test request of HALF_OPEN.
+    #[must_use]
+    pub const fn is_test(&self) -> bool {
+        self.permit.is_some()
+    }
+
+    /// Whether only `dry_run` let this request pass; its result is not counted.
+    #[allow(dead_code, reason = "for the log and metrics of dry_run, which are to come")]
+    #[must_use]
+    pub const fn is_suppressed(&self) -> bool {
+        self.suppressed
+    }
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// The index of this worker.
+    pub worker: u16,
+    /// Whether this request may be a test of HALF_OPEN; one that may not is refused until the breaker is closed.
+    pub may_test: bool,
+}
+
+/// The answer to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    Allow(Token),
+    /// Milliseconds until a request may pass; 0: nobody knows (forced open without an end).
+    Reject {
+        retry_after: Millis,
+    },
+}
+
+/// How an admitted request ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Report {
+    pub outcome: Outcome,
+    /// The header took longer than `Settings::slow_call` (`Settings::is_slow`).
+    pub slow: bool,
+    /// Uniform; spreads the stay in OPEN when `jitter` is set.
+    pub random: u32,
+    /// Whether CLOSED may become OPEN. `false` (too many peers are out already): the trip is reported as
+    /// suppressed and the window starts anew.
+    pub may_open: bool,
+}
