@@ -341,7 +341,7 @@ mod tests {
         #[test]
         fn every_word_survives_unpacking(word: u64, run: u32) {
             // State 3 and the spare bits are never written.
-            let state = word & !0xF | (word & 3) % 3;
+            let state = word & !0xF | ((word & 3) % 3);
             prop_assert_eq!(StateWord::unpack(state).pack(), state);
             let over = if word & 3 == 0 { 0 } else { word };
             prop_assert_eq!(Override::unpack(word).pack(), over);
