@@ -15,7 +15,7 @@ use super::conf::{COMMANDS, LocConf, MainConf, SrvConf};
 use super::entry::entry;
 use super::request::Request;
 use super::sys::{CONF_ERROR, CONF_OK, ERROR, OK, Process, process, slot};
-use super::{balance, breaker, conf, early, filter, limit, upstream, variables, worker};
+use super::{api, balance, breaker, conf, early, filter, limit, upstream, variables, worker};
 
 /// A table of pointers that nginx reads and nobody writes.
 #[repr(transparent)]
@@ -275,6 +275,7 @@ unsafe extern "C" fn init_module(cycle: *mut sys::ngx_cycle_t) -> sys::ngx_int_t
     entry!("init_module", OK, {
         // SAFETY: nginx passes the new cycle, zones and upstreams set up, before any worker of it exists.
         let Some(conf) = (unsafe { conf_of(cycle) }) else { return OK };
+        api::note_cycle();
         upstream::adopt(conf);
         // Drawn here, so that all workers have the same.
         worker::gateway();
@@ -295,6 +296,7 @@ unsafe extern "C" fn init_process(cycle: *mut sys::ngx_cycle_t) -> sys::ngx_int_
         }
         // SAFETY: nginx passes the cycle this process serves.
         if let Some(conf) = unsafe { conf_of(cycle) } {
+            api::note_worker();
             // SAFETY: as above.
             worker::start(conf, unsafe { (*cycle).log });
         }
