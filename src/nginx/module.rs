@@ -320,7 +320,6 @@ unsafe extern "C" fn init_process(cycle: *mut sys::ngx_cycle_t) -> sys::ngx_int_
         }
         // SAFETY: nginx passes the cycle this process serves.
         if let Some(conf) = unsafe { conf_of(cycle) } {
-            api::note_worker();
             // SAFETY: as above.
             worker::start(conf, unsafe { (*cycle).log });
         }

@@ -9,6 +9,7 @@ use super::super::conf::{self, MainConf};
 use super::super::log::{self, Level};
 use super::super::module::main_module;
 use super::super::sys::slot;
+use super::super::traffic;
 use super::access::guarded;
 use super::handler::content;
 
@@ -74,6 +75,7 @@ pub fn api(directive: &Directive, main: &mut MainConf) -> Result {
             return Err(ConfError::Other("stands beside another handler of the location".to_owned()));
         }
         (*core).handler = Some(content);
+        traffic::want(directive);
         if write {
             main.api.writable.push((directive.place(), locations));
         }

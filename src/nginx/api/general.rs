@@ -1,4 +1,4 @@
-//! `/`, `/nginx` and `/processes`: what runs here.
+//! `/` and `/nginx`: what runs here.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -6,13 +6,30 @@ use nginx_sys as sys;
 use serde::Serialize;
 
 use super::super::request::Request;
-use super::super::sys::{now, worker_index};
-use super::processes;
+use super::super::sys::now;
 use crate::policy::api::iso;
 
 /// What stands at the root of a version. There is no "stream": clients then ask for nothing below it.
-pub const NAMES: [&str; 8] =
-    ["nginx", "processes", "connections", "slabs", "http", "resolvers", "ssl", "workers"];
+pub const NAMES: [&str; 9] =
+    ["nginx", "processes", "connections", "slabs", "http", "resolvers", "ssl", "workers", "license"];
+
+/// Clients look for `-r` and a number, which is the release of NGINX Plus whose API they take this for: that of 33 they ask
+/// for a license, without a number they complain each time.
+const BUILD: &str = concat!("sluice-", env!("CARGO_PKG_VERSION"), "-r33");
+
+/// No members, by whatever name.
+#[derive(Serialize)]
+pub struct Nothing {}
+
+/// `/license`: there is one, and it does not end, so that alerts on the day it does stay silent.
+#[derive(Serialize)]
+pub struct License {
+    eval: bool,
+    active_till: u64,
+}
+
+/// The last second of the year 9999.
+pub const LICENSE: License = License { eval: false, active_till: 253_402_300_799 };
 
 /// How many configurations this master has put in force, and when the last one. Workers have their master's as it was when
 /// they were made, which is their own configuration's.
@@ -23,12 +40,6 @@ static LOADED: AtomicU64 = AtomicU64::new(0);
 pub fn note_cycle() {
     GENERATION.fetch_add(1, Relaxed);
     LOADED.store(now().wall, Relaxed);
-    processes::prepare();
-}
-
-/// A worker begins to serve.
-pub fn note_worker() {
-    processes::note_start(worker_index(), GENERATION.load(Relaxed));
 }
 
 #[derive(Serialize)]
@@ -49,7 +60,7 @@ pub fn nginx(request: &Request) -> Nginx {
     let (pid, ppid) = unsafe { (sys::ngx_pid, sys::ngx_parent) };
     Nginx {
         version: sys::NGINX_VERSION.to_string_lossy().into_owned(),
-        build: concat!("sluice-", env!("CARGO_PKG_VERSION")).to_owned(),
+        build: BUILD.to_owned(),
         address: request.local_address(),
         generation: GENERATION.load(Relaxed),
         load_timestamp: iso(LOADED.load(Relaxed)),
@@ -57,16 +68,6 @@ pub fn nginx(request: &Request) -> Nginx {
         pid: pid.into(),
         ppid: ppid.into(),
     }
-}
-
-#[derive(Serialize)]
-pub struct Processes {
-    respawned: u64,
-}
-
-/// `/processes`
-pub fn processes() -> Processes {
-    Processes { respawned: processes::respawned() }
 }
 
 impl Request {

@@ -6,16 +6,21 @@
 
 mod access;
 mod body;
+mod breakers;
 mod call;
 mod conf;
+mod documents;
 mod general;
 mod handler;
+mod host;
 mod http;
 pub mod later;
-mod processes;
+mod limits;
 mod router;
 mod send;
+mod upstreams;
+mod zones;
 
 pub use call::{Answer, Call, Outcome};
 pub use conf::{Conf, LocConf, api, warn};
-pub use general::{note_cycle, note_worker};
+pub use general::note_cycle;

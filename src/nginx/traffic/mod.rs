@@ -7,6 +7,7 @@ pub mod conf;
 pub mod peers;
 mod process;
 mod requests;
+pub mod reset;
 pub mod snapshot;
 mod symbols;
 
@@ -20,7 +21,7 @@ use crate::shared::cell::Region;
 use crate::shared::traffic::cells::{self, Cells};
 use crate::shared::traffic::{Key, Plan, Presence, Series, Store};
 
-pub use conf::LocConf;
+pub use conf::{LocConf, want};
 pub use process::Watch;
 pub use requests::{begun, logged};
 
