@@ -61,8 +61,10 @@ pub fn text(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         text.push_str(chunk.valid());
-        // Writing to a String does not fail.
-        chunk.invalid().iter().for_each(|byte| drop(write!(text, "\\x{byte:02x}")));
+        for byte in chunk.invalid() {
+            // Writing to a String does not fail.
+            let _ = write!(text, "\\x{byte:02x}");
+        }
     }
     text
 }
