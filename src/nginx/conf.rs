@@ -4,7 +4,7 @@ use nginx_sys as sys;
 
 use super::cf::{Directive, Result, Setter, complain, directive, parse_size, set_once};
 use super::sys::CORE_STICKY;
-use super::{balance, breaker, health, limit, redis, reject, traffic};
+use super::{api, balance, breaker, health, limit, redis, reject, traffic};
 
 /// http level: one per cycle.
 #[derive(Default)]
@@ -13,6 +13,7 @@ pub struct MainConf {
     pub limits: limit::Zones,
     pub health: health::Conf,
     pub breaker: breaker::Conf,
+    pub api: api::Conf,
     /// The zone of upstream state, announced when all upstreams are known.
     pub upstreams: super::upstream::Conf,
     pub traffic: traffic::Conf,
@@ -42,6 +43,7 @@ pub struct LocConf {
     pub limit: limit::LocConf,
     pub reject: reject::LocConf,
     pub breaker: breaker::LocConf,
+    pub api: api::LocConf,
     pub traffic: traffic::LocConf,
 }
 
@@ -50,6 +52,7 @@ impl LocConf {
     pub fn merge(&mut self, prev: &Self, main: &MainConf, cf: *mut sys::ngx_conf_t) -> Result {
         self.reject.merge(&prev.reject);
         self.breaker.merge(&prev.breaker);
+        self.api.merge(&prev.api, cf);
         self.traffic.merge(&prev.traffic, &main.traffic);
         self.limit.merge(&prev.limit, main, cf)
     }
@@ -72,7 +75,7 @@ const BLOCK: u32 = sys::NGX_CONF_BLOCK;
 const NONE: u32 = sys::NGX_CONF_NOARGS;
 
 /// Every directive of the module.
-pub static mut COMMANDS: [sys::ngx_command_t; 29] = [
+pub static mut COMMANDS: [sys::ngx_command_t; 30] = [
     directive(c"sluice_zone", H | ONE, &Setter::Main(sluice_zone)),
     // Redis
     directive(c"redis", H | BLOCK | ONE, &Setter::Block(redis::block)),
@@ -102,10 +105,11 @@ pub static mut COMMANDS: [sys::ngx_command_t; 29] = [
     directive(c"circuit_breaker", U | L | ANY, &Setter::Server(breaker::conf::circuit_breaker)),
     directive(c"circuit_breaker_failure", U | L | SOME, &Setter::Server(breaker::conf::failure)),
     directive(c"circuit_breaker_status", H | S | L | ONE, &Setter::Location(breaker::conf::status)),
-    // Observation
-    directive(c"status_zone", S | L | LIF | ONE, &Setter::Location(traffic::conf::status_zone)),
     // Balancing
     directive(c"panic_threshold", U | SOME, &Setter::Server(balance::conf::panic_threshold)),
+    // Control and observation
+    directive(c"status_zone", S | L | LIF | ONE, &Setter::Location(traffic::conf::status_zone)),
+    directive(c"api", L | NONE | ONE, &Setter::Main(api::api)),
     // The core's own, where it has one: then the table ends here.
     if CORE_STICKY {
         sys::ngx_command_t::empty()
@@ -132,5 +136,6 @@ pub fn finish(cf: *mut sys::ngx_conf_t, main: &mut MainConf) -> Result {
         }
         return Err(super::cf::ConfError::Logged);
     }
+    api::warn(cf, main);
     Ok(())
 }

@@ -9,6 +9,7 @@ mod native;
 pub mod peers;
 mod process;
 mod requests;
+pub mod reset;
 mod shm;
 pub mod snapshot;
 mod symbols;
@@ -25,7 +26,7 @@ use crate::shared::traffic::cells::{self, Cells};
 use crate::shared::traffic::{Key, Plan, Presence, Series, Store};
 
 pub use attempts::wrap;
-pub use conf::LocConf;
+pub use conf::{LocConf, want};
 pub use peers::observe;
 pub use process::Watch;
 pub use requests::{begun, logged, noted};

@@ -25,6 +25,19 @@ pub fn slabs() -> Vec<(String, Slab)> {
     }
 }
 
+/// Calls `see` with the statistics of each slot of a zone.
+pub fn slab_stats(name: &str, mut see: impl FnMut(*mut sys::ngx_slab_stat_t)) {
+    // SAFETY: as in `slabs`.
+    unsafe {
+        let zones = shm::all(sys::ngx_cycle).into_iter();
+        for (_, zone) in zones.filter(|(its, zone)| its == name && !(**zone).shm.addr.is_null()) {
+            let pool = (*zone).shm.addr.cast::<sys::ngx_slab_pool_t>();
+            let sizes = sys::ngx_pagesize_shift.saturating_sub((*pool).min_shift);
+            (0..sizes).for_each(|at| see((*pool).stats.add(at)));
+        }
+    }
+}
+
 /// # Safety
 /// `pool` must be a zone's slab pool.
 unsafe fn slab(pool: *const sys::ngx_slab_pool_t) -> Slab {
