@@ -33,9 +33,9 @@ server {
     location / { proxy_pass http://test; }
     location /test { proxy_pass http://test/; }
     location /plain { proxy_pass http://plain/; }
-    location /cached { proxy_pass http://test; proxy_cache http_cache; limit_req zone=one; limit_conn addr 10; }
+    location /cached { proxy_pass http://test; proxy_cache http_cache; limit_req zone=one burst=10 nodelay; limit_conn addr 10; }
     location /guarded { proxy_pass http://guarded; }
-    location /limited { rate_limit zone=per_key nodelay; return 200 ok; }
+    location /limited { rate_limit zone=per_key nodelay; empty_gif; }
 }
 CONF
 my $gateway = gateway(@http);
@@ -164,7 +164,7 @@ is_deeply [ @$down{qw(state requests selected)} ], [ 'down', 0, undef ], 'one th
 is_deeply [ @$backup{qw(backup weight max_conns)} ], [ JSON::PP::true, 5, 7 ], 'a backup';
 is $upstreams->{'test-drain'}{peers}[0]{state}, 'draining', 'one that drains';
 is $upstreams->{plain}{zone}, undef, 'a group without a zone';
-is_deeply [ @{ $upstreams->{plain}{peers}[0] }{qw(requests fails unavail state)} ], [ 2, 1, 1, 'up' ], 'is counted too';
+is_deeply [ @{ $upstreams->{plain}{peers}[0] }{qw(requests fails unavail state)} ], [ 2, 1, 0, 'up' ], 'is counted too: one server alone is never put aside';
 is_deeply json('http/upstreams?fields=zone'), { test => { zone => 'test' }, 'test-drain' => { zone => 'test-drain' }, plain => {}, guarded => { zone => 'guarded' } }, 'fields of upstreams';
 
 is_deeply json('http/upstreams/test/servers'), [
@@ -183,7 +183,7 @@ is_deeply json('http/upstreams/test-drain/servers/1'), $drain->[1], 'one server'
 my $limit = json('http/rate_limits')->{per_key};
 is_deeply [ @$limit{qw(key algorithm rate burst sync redis on_error redis_state passed rejected)} ], [ '$arg_key', 'gcra', '2r/m', 1, 'off', undef, 'local', undef, 2, 1 ], 'a rate limit';
 is_deeply $limit->{sources}, { local => 3, lease => 0, cache => 0, redis => 0, fallback => 0 }, 'who decided';
-is_deeply [ $limit->{keys}{used}, $limit->{keys}{capacity} > 1000 ], [ 1, 1 ], 'its keys';
+is_deeply [ keys_of($limit->{keys}), $limit->{keys}{evicted}, $limit->{keys}{capacity} > 1000 ], [ 'capacity evicted used', 0, 1 ], 'its keys';
 is_deeply json('http/rate_limits/per_key'), $limit, 'one of them';
 my $breaker = json('http/circuit_breakers')->{guarded};
 is_deeply [ @$breaker{qw(scope state override attempts)} ], [ 'upstream', 'open', undef, 0 ], 'a breaker';

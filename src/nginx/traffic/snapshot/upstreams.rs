@@ -126,7 +126,7 @@ fn peer(group: &upstream::Group, its: &Server, raw: &Raw) -> Peer {
         max_fails: raw.max_fails,
         fail_timeout: raw.fail_timeout,
         slow_start: member.map_or(0, |member| member.tuning.slow_start),
-        route: String::new(),
+        route: member.map_or(String::new(), |member| member.tuning.route().to_owned()),
         down: raw.down & 1 != 0,
         drain: member.map_or(raw.down & health::DRAINING != 0, |member| member.tuning.drains()),
         requests: series.sum(|peer| &peer.requests),
