@@ -110,7 +110,7 @@ fn raw(group: &upstream::Group, room: usize) -> Vec<Raw> {
 }
 
 fn peer(group: &upstream::Group, its: &Server, raw: &Raw) -> Peer {
-    let (series, member) = (its.series, member_of(group, its));
+    let (series, member) = (its.series, member_of(group, its, raw.at));
     let gate = group.breaker.servers().and_then(|servers| {
         servers.find(raw.name as *const sys::ngx_str_t).map(|member| breakers::of(&member.gate))
     });
@@ -148,8 +148,11 @@ fn peer(group: &upstream::Group, its: &Server, raw: &Raw) -> Peer {
     }
 }
 
-fn member_of<'g>(group: &'g upstream::Group, its: &Server) -> Option<&'g Member> {
-    group.health.members().iter().find(|member| member.server.same(&its.server))
+/// A server's member of the group: `at` is where it stands, unless one of both lists has changed since.
+fn member_of<'g>(group: &'g upstream::Group, its: &Server, at: usize) -> Option<&'g Member> {
+    let members = group.health.members();
+    let there = members.get(at).filter(|member| member.server.same(&its.server));
+    there.or_else(|| members.iter().find(|member| member.server.same(&its.server)))
 }
 
 /// The state of each server of a group.
@@ -158,7 +161,7 @@ pub fn states(conf: &MainConf, group: &upstream::Group) -> Vec<(&'static Series<
     let servers = group.traffic.servers();
     let found = raw(group, servers.len()).into_iter().filter_map(|raw| {
         let its = servers.get(raw.at)?;
-        Some((its.series, state(member_of(group, its), &raw)))
+        Some((its.series, state(member_of(group, its, raw.at), &raw)))
     });
     found.collect()
 }
