@@ -14,7 +14,7 @@ use super::module::main_module;
 use super::request::Request;
 use super::sys::{ERROR, OK, mono, slot};
 use super::zone::{Contents, Zone, min_size};
-use super::{breaker, health, membership};
+use super::{breaker, health, membership, traffic};
 use crate::shared::cell::Region;
 use crate::shared::upstream::{Claims, Store};
 
@@ -33,7 +33,7 @@ impl Conf {
 
     /// Calls `f` with the right to claim records. `None`: another process of the host has it.
     pub fn claim_now<T>(&self, f: impl FnOnce(&mut Claims<'_>) -> T) -> Option<T> {
-        self.zone.as_ref()?.alone_now(|records| f(&mut Claims::new(&records.0, mono() / 1000)))
+        self.zone.as_ref()?.locked_now(|records| f(&mut Claims::new(&records.0, mono() / 1000)))
     }
 
     /// The group of an upstream, by its number in the upstream's own configuration.
@@ -53,6 +53,7 @@ pub struct Group {
     pub membership: membership::State,
     pub health: health::GroupState,
     pub breaker: breaker::GroupState,
+    pub traffic: traffic::peers::GroupState,
 }
 
 /// The memory of upstream state.
@@ -115,13 +116,16 @@ pub unsafe fn conf_of<'c>(us: *const sys::ngx_http_upstream_srv_conf_t) -> Optio
 pub fn finish(cf: *mut sys::ngx_conf_t, main: &mut MainConf) -> Result {
     health::conf::resolve(cf, main)?;
     let mut records = Need::default();
+    let (mut looked_after, counted) = (false, main.traffic.wanted.get());
     for us in all(cf) {
         // SAFETY: an explicit group of the configuration being finished.
         let Some(conf) = (unsafe { conf_of(us) }) else { continue };
         let checks = main.health.checks_of(us);
         let balanced = conf.balance.is_configured();
         let routed = main.breaker.has_routes();
-        if checks.is_empty() && !conf.breaker.is_configured() && !balanced && !routed {
+        let ours = !checks.is_empty() || conf.breaker.is_configured() || balanced || routed;
+        looked_after |= ours;
+        if !ours && !counted {
             continue;
         }
         conf.balance.check(cf, us)?;
@@ -143,7 +147,7 @@ pub fn finish(cf: *mut sys::ngx_conf_t, main: &mut MainConf) -> Result {
         }
         records.breakers += main.breaker.routes.len();
     }
-    if main.upstreams.groups.is_empty() && records.breakers == 0 {
+    if !looked_after && records.breakers == 0 {
         return Ok(());
     }
     if records.breakers > 0 {
@@ -154,7 +158,7 @@ pub fn finish(cf: *mut sys::ngx_conf_t, main: &mut MainConf) -> Result {
 }
 
 /// How many peers a group may come to have: what the file names, and room for what DNS adds.
-fn servers(us: *const sys::ngx_http_upstream_srv_conf_t) -> usize {
+pub fn servers(us: *const sys::ngx_http_upstream_srv_conf_t) -> usize {
     // SAFETY: an explicit group of the configuration being finished; `servers` is an array the core built.
     unsafe {
         if (*us).servers.is_null() {
@@ -173,8 +177,8 @@ fn wrap(us: *mut sys::ngx_http_upstream_srv_conf_t, name: String, checks: Vec<us
     }
     // SAFETY: as above.
     unsafe { (*us).peer.init = Some(init_peer) };
-    let (membership, health, breaker) = Default::default();
-    Ok(Group { name, upstream: us, init, checks, membership, health, breaker })
+    let (membership, health, breaker, traffic) = Default::default();
+    Ok(Group { name, upstream: us, init, checks, membership, health, breaker, traffic })
 }
 
 /// Bytes of a zone with so many records: what the slab pool keeps for itself (its head, and 32 bytes for each page)
@@ -222,7 +226,7 @@ fn announce(cf: *mut sys::ngx_conf_t, size: Option<usize>, need: &Need) -> Resul
 pub fn adopt(main: &'static MainConf) {
     let Some(zone) = &main.upstreams.zone else { return };
     // A worker of the former cycle may be claiming records for servers that have just come.
-    zone.alone(|Records(store)| {
+    zone.locked(|Records(store)| {
         let generation = store.begin_cycle();
         main.health.generation.set(generation);
         let mut claims = Claims::new(store, mono() / 1000);

@@ -69,12 +69,8 @@ impl<C: Contents> Zone<C> {
         size: usize,
         spec: C::Spec,
     ) -> Result<Self> {
-        let zone = Self(Box::new(Inner {
-            name: name.to_owned(),
-            spec,
-            contents: OnceCell::new(),
-            pool: Cell::new(core::ptr::null_mut()),
-        }));
+        let (contents, pool) = (OnceCell::new(), Cell::new(core::ptr::null_mut()));
+        let zone = Self(Box::new(Inner { name: name.to_owned(), spec, contents, pool }));
         // SAFETY: `cf` is the parser state nginx passed us; the name is copied into its pool, which lives as
         // long as the cycle; `data` points into a box that the main configuration owns for the same time.
         unsafe {
@@ -94,6 +90,11 @@ impl<C: Contents> Zone<C> {
         Ok(zone)
     }
 
+    /// What the configuration says of it.
+    pub fn spec(&self) -> &C::Spec {
+        &self.0.spec
+    }
+
     /// The zone's contents, once nginx has mapped it. `None` while the configuration is being read.
     pub fn get(&self) -> Option<&C> {
         self.0.contents.get()
@@ -101,7 +102,7 @@ impl<C: Contents> Zone<C> {
 
     /// Calls `f` while no other process of the host is in here. `None`: nginx has not mapped the zone. Never on a
     /// request's way.
-    pub fn alone<T>(&self, f: impl FnOnce(&C) -> T) -> Option<T> {
+    pub fn locked<T>(&self, f: impl FnOnce(&C) -> T) -> Option<T> {
         let contents = self.get()?;
         // SAFETY: a zone with contents has its pool, whose mutex nginx set up.
         unsafe { sys::ngx_shmtx_lock(&raw mut (*self.0.pool.get()).mutex) };
@@ -109,10 +110,10 @@ impl<C: Contents> Zone<C> {
         Some(f(contents))
     }
 
-    /// As [`Self::alone`], but `None` also when another process is: one that is stopped stops nobody else.
-    pub fn alone_now<T>(&self, f: impl FnOnce(&C) -> T) -> Option<T> {
+    /// As [`Self::locked`], but `None` also when another process is: one that is stopped stops nobody else.
+    pub fn locked_now<T>(&self, f: impl FnOnce(&C) -> T) -> Option<T> {
         let contents = self.get()?;
-        // SAFETY: as in `alone`.
+        // SAFETY: as in `locked`.
         if unsafe { sys::ngx_shmtx_trylock(&raw mut (*self.0.pool.get()).mutex) } == 0 {
             return None;
         }

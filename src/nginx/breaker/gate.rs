@@ -11,7 +11,7 @@ use super::words;
 use crate::policy::Millis;
 use crate::policy::breaker::{Outcome, Settings, State, Transition, Via};
 use crate::policy::limit::KeyHash;
-use crate::shared::breaker::{Admission, Breaker, Caller, Report, Token};
+use crate::shared::breaker::{Admission, Breaker, Caller, Report, Token, View};
 use crate::shared::upstream::{Claims, Full};
 
 /// One breaker: the record all workers share, and what this cycle's configuration makes of it.
@@ -76,6 +76,14 @@ impl Gate {
         }
     }
 
+    /// What it is set to, how it stands, and the milliseconds until it is worth trying again.
+    pub fn shown(&self) -> (&Settings, View, Millis) {
+        let view = self.breaker.view(&self.settings, mono());
+        let closed = view.forced.is_none() && view.state == State::Closed;
+        let patience = if closed || view.retry_after == 0 { 0 } else { self.patience(view.retry_after) };
+        (&self.settings, view, patience)
+    }
+
     /// What [`Breaker::peek`] says.
     pub(super) fn peek(&self) -> Result<(), Millis> {
         self.breaker.peek(&self.settings, mono())
@@ -92,11 +100,15 @@ impl Gate {
     }
 
     /// What clients are told to wait. A test request under way holds its permit for a `lease` at most, but its
-    /// result is what counts: if bad, the next test comes after `open`.
+    /// result is what counts: if bad, the next test comes after `open`. That is also what is said when only the
+    /// operator knows.
     pub(super) fn patience(&self, retry_after: Millis) -> Millis {
-        let view = self.breaker.view(&self.settings, mono());
-        let testing = view.forced.is_none() && view.state == State::HalfOpen;
-        if testing { retry_after.min(self.settings.open) } else { retry_after }
+        let usual = self.settings.open;
+        match retry_after {
+            0 => usual,
+            _ if self.breaker.is_testing(mono()) => retry_after.min(usual),
+            _ => retry_after,
+        }
     }
 
     pub(super) fn say(&self, request: Option<&Request>, transition: Option<Transition>) {
@@ -106,7 +118,8 @@ impl Gate {
         }
         let worse = transition.to == State::Open || transition.suppressed;
         let level = if worse { Level::Warn } else { Level::Notice };
-        let line = words::Line { name: &self.name, dry_run: self.settings.dry_run, transition };
+        let dry_run = self.breaker.is_dry(&self.settings, mono());
+        let line = words::Line { name: &self.name, dry_run, transition };
         match request {
             Some(request) => request.log(level, format_args!("{line}")),
             None => log::cycle(level, format_args!("{line}")),

@@ -10,6 +10,8 @@
 pub mod conf;
 mod gate;
 mod keeper;
+#[allow(dead_code, reason = "for the API, which is to come")]
+pub mod operator;
 mod outcome;
 pub mod peer;
 mod refusal;
@@ -50,6 +52,11 @@ impl GroupState {
     /// The breaker of the whole group, if it has one.
     pub fn guard(&self) -> Option<Guard<'_>> {
         Some(Guard { gate: self.gate.get()?, failing: self.failing() })
+    }
+
+    /// The same without what it takes for a failure.
+    pub fn gate(&self) -> Option<&Gate> {
+        self.gate.get()
     }
 
     /// The breakers of the group's servers, if they have any.

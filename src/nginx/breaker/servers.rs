@@ -23,7 +23,7 @@ use super::super::upstream::Group;
 use super::super::{membership, worker};
 use super::Gate;
 use crate::policy::Millis;
-use crate::policy::breaker::{Outcome, Settings, State, Transition, may_eject};
+use crate::policy::breaker::{Forced, Outcome, Settings, State, Transition, may_eject};
 use crate::shared::breaker::{Bar, Token};
 use crate::shared::upstream::{Claims, Full};
 
@@ -157,7 +157,7 @@ impl Servers {
     pub fn is_out(&self, number: usize) -> bool {
         let members = self.members.borrow();
         let gate = members.get(number).and_then(Option::as_ref).map(|member| &member.gate);
-        gate.is_some_and(|gate| gate.breaker.is_out(&gate.settings))
+        gate.is_some_and(|gate| gate.breaker.is_out(&gate.settings, mono()))
     }
 
     pub fn len(&self) -> usize {
@@ -173,9 +173,9 @@ impl Servers {
         members.iter().flatten().find(|member| core::ptr::eq(member.name.get(), name)).cloned()
     }
 
-    /// Whether a server is picked whatever its breaker says.
-    pub fn ignored(&self) -> bool {
-        self.ignored.get()
+    /// Whether a server is picked whatever its breaker says, unless it is the operator who speaks.
+    pub fn ignored(&self, member: &Member) -> bool {
+        self.ignored.get() && !member.is_forced_out(mono())
     }
 
     /// A state or a permit has changed: all workers are to look.
@@ -223,7 +223,8 @@ impl Servers {
         let members = self.members();
         let there = || members.iter().flatten().filter(|member| member.is_there());
         let others = there().filter(|member| !member.gate.is(gate));
-        let out = others.filter(|member| member.gate.breaker.is_out(&gate.settings)).count();
+        let now = mono();
+        let out = others.filter(|member| member.gate.breaker.is_out(&gate.settings, now)).count();
         may_eject(&gate.settings, out, there().count())
     }
 
@@ -247,7 +248,8 @@ impl Servers {
                     let is = |member: &&Rc<Member>| member.server.is(peer) && member.name.get().is_null();
                     let same = |member: &&Rc<Member>| member.server.role == *role && is(member);
                     let member = expected.next().filter(is).or_else(|| all().find(same));
-                    let free = (*peer).down & !(BROKEN | DEGRADED) == 0;
+                    let forced = member.is_some_and(|member| member.is_forced_out(now));
+                    let free = (*peer).down & !(BROKEN | DEGRADED) == 0 && !forced;
                     seen.count(free, member.map_or(Bar::None, |member| member.at(peer, free, now)), now);
                     peer = (*peer).next;
                 }
@@ -274,7 +276,8 @@ unsafe fn mark(list: Peers, members: &[Option<Rc<Member>>], ignored: bool, now: 
         while !peer.is_null() {
             let name = addr_of!((*peer).name);
             let member = members.iter().flatten().find(|member| core::ptr::eq(member.name.get(), name));
-            let barred = !ignored && member.is_some_and(|member| member.bar(now) != Bar::None);
+            let bar = |its: &Rc<Member>| its.bar(now) != Bar::None && (!ignored || its.is_forced_out(now));
+            let barred = member.is_some_and(bar);
             peers::mark(list, peer, BROKEN, if barred { BROKEN } else { 0 });
             peer = (*peer).next;
         }
@@ -311,6 +314,11 @@ impl Seen {
 impl Member {
     fn bar(&self, now: Millis) -> Bar {
         self.gate.breaker.bar(&self.gate.settings, now)
+    }
+
+    /// The operator's word stands above all that may let a server in again.
+    fn is_forced_out(&self, now: Millis) -> bool {
+        self.gate.breaker.forced(now) == Some(Forced::Open)
     }
 
     /// Remembers where the peer is, and whether it is `free`.

@@ -2,6 +2,8 @@
 //!
 //! Nothing may be allocated while the list is locked: room is made before, and made again, larger, if it was too small.
 
+use core::ptr::addr_of;
+
 use nginx_sys as sys;
 
 use super::super::sys::{PeersLock, line_of};
@@ -25,6 +27,7 @@ struct Peer {
     name: usize,
     address: usize,
     down: bool,
+    at: usize,
 }
 
 /// # Safety
@@ -73,7 +76,8 @@ impl Copy {
             }
             texts.into_iter().chain([address]).for_each(|bytes| self.bytes.extend_from_slice(bytes));
             let down = (*peer).down & CONFIGURED != 0;
-            self.peers.push(Peer { server, line, name, address: address.len(), down });
+            let at = addr_of!((*peer).name) as usize;
+            self.peers.push(Peer { server, line, name, address: address.len(), down, at });
         }
         true
     }
@@ -94,6 +98,7 @@ impl Copy {
             name: text(cut(peer.name)),
             address: cut(peer.address).to_vec(),
             down: peer.down,
+            at: peer.at,
         };
         self.peers.iter().map(server).collect()
     }

@@ -29,9 +29,21 @@ pub struct Server {
     pub(super) address: Vec<u8>,
     /// `down`, by the configuration or an operator.
     pub(super) down: bool,
+    /// Where the core keeps the name, which is how it says whom it picked: only to compare.
+    pub at: usize,
 }
 
 impl Server {
+    /// Whether both are the same server of a group.
+    pub fn same(&self, other: &Self) -> bool {
+        self.role == other.role && self.server == other.server && self.address == other.address
+    }
+
+    /// What the core knows it by.
+    pub fn text(&self) -> &str {
+        &self.server
+    }
+
     /// The text of the `server` line it comes from.
     pub fn line(&self) -> &str {
         &self.line

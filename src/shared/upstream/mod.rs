@@ -22,7 +22,7 @@ use slots::{BREAKER, BreakerSlot, CHECK, FrontSlot, IDENT, Slot};
 /// Says that the memory is ours; written last.
 const MAGIC: u64 = u64::from_be_bytes(*b"sluiceUP");
 /// One more whenever a struct of this zone changes.
-const LAYOUT: u64 = 4;
+const LAYOUT: u64 = 5;
 /// Worker indices that `enter` tells apart.
 const WORKERS: usize = 128;
 

@@ -2,7 +2,7 @@
 
 use super::claims::Claim;
 use super::*;
-use crate::policy::breaker::{Failure, Outcome, Settings, State};
+use crate::policy::breaker::{Failure, Forced, Outcome, Settings, State};
 use crate::shared::breaker::{Admission, Caller, Report, Token};
 use crate::shared::health::{Judgement, Probe, Prober};
 
@@ -103,7 +103,7 @@ fn the_two_kinds_share_the_room_and_never_meet() {
         store.begin_cycle();
         for name in 0..breakers {
             let (index, _) = breaker_of(&store, key(name)).unwrap();
-            store.breaker_at(index).unwrap().force(None, u64::MAX);
+            store.breaker_at(index).unwrap().force(Some(Forced::Closed), u64::MAX);
         }
         let mut checks = 0;
         while let Ok((index, _)) = check_of(&store, key(checks)) {
