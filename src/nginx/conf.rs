@@ -4,7 +4,7 @@ use nginx_sys as sys;
 
 use super::cf::{Directive, Result, Setter, complain, directive, parse_size, set_once};
 use super::sys::CORE_STICKY;
-use super::{balance, breaker, health, limit, redis, reject};
+use super::{balance, breaker, dashboard, health, limit, redis, reject};
 
 /// http level: one per cycle.
 #[derive(Default)]
@@ -41,12 +41,14 @@ pub struct LocConf {
     pub limit: limit::LocConf,
     pub reject: reject::LocConf,
     pub breaker: breaker::LocConf,
+    pub dashboard: dashboard::LocConf,
 }
 
 impl LocConf {
     /// Inherits what this level leaves open.
     pub fn merge(&mut self, prev: &Self, main: &MainConf, cf: *mut sys::ngx_conf_t) -> Result {
         self.reject.merge(&prev.reject);
+        self.dashboard.merge(&prev.dashboard, cf);
         self.breaker.merge(&prev.breaker);
         self.limit.merge(&prev.limit, main, cf)
     }
@@ -67,7 +69,7 @@ const BLOCK: u32 = sys::NGX_CONF_BLOCK;
 const NONE: u32 = sys::NGX_CONF_NOARGS;
 
 /// Every directive of the module.
-pub static mut COMMANDS: [sys::ngx_command_t; 28] = [
+pub static mut COMMANDS: [sys::ngx_command_t; 29] = [
     directive(c"sluice_zone", H | ONE, &Setter::Main(sluice_zone)),
     // Redis
     directive(c"redis", H | BLOCK | ONE, &Setter::Block(redis::block)),
@@ -99,6 +101,8 @@ pub static mut COMMANDS: [sys::ngx_command_t; 28] = [
     directive(c"circuit_breaker_status", H | S | L | ONE, &Setter::Location(breaker::conf::status)),
     // Balancing
     directive(c"panic_threshold", U | SOME, &Setter::Server(balance::conf::panic_threshold)),
+    // Observation
+    directive(c"dashboard", L | NONE | ONE, &Setter::Location(dashboard::dashboard)),
     // The core's own, where it has one: then the table ends here.
     if CORE_STICKY {
         sys::ngx_command_t::empty()
