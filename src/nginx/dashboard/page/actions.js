@@ -10,7 +10,7 @@ function segment(name) {
 const quoted = (text) => "'" + text.replaceAll("'", "'\\''") + "'";
 // JSON in ASCII: nothing in the line can hide what it does.
 const ascii = (value) => JSON.stringify(value).replace(/[^ -~]/g, (c) => '\\u' + c.charCodeAt(0).toString(16).padStart(4, '0'));
-function curl({ method, path, body }) {
+function shellLine({ method, path, body }) {
   const data = body === undefined ? '' : ` -H 'Content-Type: application/json' -d ${quoted(ascii(body))}`;
   return `curl -X ${method}${data} ${quoted(location.origin + ROOT + path)}`;
 }
@@ -113,7 +113,7 @@ function order() {
 function preview() {
   say($('refused'), '');
   try {
-    $('curl').value = curl(order());
+    $('curl').value = shellLine(order());
   } catch {
     $('curl').value = '';
   }

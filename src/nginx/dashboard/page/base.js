@@ -11,14 +11,19 @@ function el(tag, attributes = {}, ...children) {
     if (typeof value === 'function') node.addEventListener(name.slice(2), value);
     else put(node, name, value);
   }
-  node.append(...children.filter((child) => child !== null && child !== undefined));
+  node.append(...children.filter((child) => child !== null && child !== undefined).map((child) => (typeof child === 'object' ? child : plain(child))));
   return node;
 }
+
+// Text in which nothing is hidden: what would turn the direction of the line or is not printed is shown by its number.
+const plain = (text) => String(text).replace(/[\u0000-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/g, (c) => '\\u' + c.charCodeAt(0).toString(16).padStart(4, '0'));
 
 // Text, written only when it is another: what does not change does not flicker, and selections live on.
 function say(node, text) {
   text = text === null || text === undefined ? '' : String(text);
-  if (node.said !== text) node.textContent = node.said = text;
+  if (node.said === text) return;
+  node.said = text;
+  node.textContent = plain(text);
 }
 
 function put(node, name, value) {
@@ -113,15 +118,15 @@ function tick() {
 const ago = (tag = 'time') => clock(tag, (s) => (s > -1.5 ? 'now' : span(-s) + ' ago'));
 const inTime = (tag = 'span') => clock(tag, (s) => (s <= 0.5 ? 'now' : 'in ' + span(s)));
 
-// Words that may end in "in 12 s": that number goes on counting down from when the words were read.
+// Words that may say "again in 12 s": that number goes on counting down from when the words were read.
 function countdown(node, words) {
-  const found = /\bin (\d+(?:\.\d+)?) ?s(?:econds)?\b/.exec(words);
+  const found = /\bagain in (\d+) s\b/.exec(words);
   const until = found ? now() + found[1] * 1000 : NaN;
   // The API rounds: a deadline that moved by less than two seconds is the same one.
   if (!(Math.abs(node.when - until) < 2000)) node.when = until;
   node.tick = () => {
     const left = Math.max(0, (node.when - now()) / 1000);
-    say(node, found ? words.slice(0, found.index) + (left < 0.5 ? 'now' : 'in ' + span(left)) + words.slice(found.index + found[0].length) : words);
+    say(node, found ? words.slice(0, found.index) + 'again ' + (left < 0.5 ? 'now' : 'in ' + span(left)) + words.slice(found.index + found[0].length) : words);
   };
   if (found) ticking.add(node);
   node.tick();

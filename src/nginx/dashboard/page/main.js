@@ -99,14 +99,15 @@ function showProblems(problems, words) {
   if (text !== announced) say($('announce'), (announced = text));
 }
 function problemRow() {
-  const [shape, subject, words, since] = [icon('unknown'), el('a', { class: 'subject' }), el('span', { class: 'words' }), ago()];
+  const [shape, subject, within, words, since] = [icon('unknown'), el('a', { class: 'subject' }), el('span', { class: 'quiet' }), el('span', { class: 'words' }), ago()];
   const act = actionButton('', () => serverActions(row.item.peer));
-  const row = el('li', { class: 'problem' }, shape, el('span', {}, subject), words, el('span', { class: 'since' }, since), act);
+  const row = el('li', { class: 'problem' }, shape, el('span', {}, subject, ' ', within), words, el('span', { class: 'since' }, since), act);
   row.update = (problem) => {
     row.item = problem;
     put(row, 'data-level', Math.floor(problem.level));
     put(shape.firstChild, 'href', '#i-' + problem.shape);
-    say(subject, problem.within ? `${problem.subject} in ${problem.within}` : problem.subject);
+    say(subject, problem.subject);
+    say(within, problem.within ? `in ${problem.within}` : '');
     put(subject, 'href', problem.href);
     countdown(words, problem.words);
     since.show(problem.since);
