@@ -71,16 +71,18 @@ function banAction(zone) {
 function unbanAction(zone, key) {
   ask({ title: `Lift the ban of ${key}`, about: `It may come again at once, at all gateways that share ${zone}.`, choices: [{ label: 'Lift', verb: 'Lift the ban', call: () => ({ method: 'DELETE', path: `http/bans/${segment(zone)}/${segment(key)}` }) }] });
 }
-function limitAction(zone) {
-  ask({
-    title: `One key of ${zone}`, about: 'It starts over with all it may have, here and in Redis.', choices: [{
-      label: 'Reset', verb: 'Reset the key', fields: [{ name: 'key', label: 'Key', full: true, placeholder: 'as the zone counts it', maxlength: 300 }],
-      call(values) {
-        if (!values.key) throw new Refused(0, 'a key is needed');
-        return { method: 'DELETE', path: `http/rate_limits/${segment(zone)}/keys/${segment(values.key)}` };
-      },
-    }],
-  });
+function keyActions(zone) {
+  const fields = [{ name: 'key', label: 'Key', full: true, placeholder: 'as the zone counts it', maxlength: 300 }];
+  const on = (method) => ({ key }) => {
+    if (!key) throw new Refused(0, 'a key is needed');
+    return { method, path: `http/rate_limits/${segment(zone)}/keys/${segment(key)}` };
+  };
+  const look = { label: 'Look up', verb: 'Look up', about: 'Where it stands now, and why it is limited.', fields, call: on('GET'), found: keyWords };
+  const reset = { label: 'Reset', verb: 'Reset', about: 'It starts over with all it may have, here and in Redis.', fields, call: on('DELETE') };
+  ask({ title: `One key of ${zone}`, choices: link.writable ? [look, reset] : [look] });
+}
+function keyWords(key) {
+  return [key.limited ? 'It is limited' : 'It is not limited', `${int(key.remaining)} of ${int(key.limit)} left`, key.limited && `may come again in ${key.retry_after} s`, key.why].filter(Boolean).join('; ');
 }
 
 // The dialog: one for everything, so that it always looks the same.
@@ -112,6 +114,7 @@ function order() {
 }
 function preview() {
   say($('refused'), '');
+  say($('found'), '');
   try {
     $('curl').value = shellLine(order());
   } catch {
@@ -123,15 +126,17 @@ async function confirmed(event) {
   $('confirm').disabled = true;
   try {
     const { method, path, body } = order();
-    await call(method, path, body);
+    const answer = await call(method, path, body);
+    if (asked.chosen.found) return say($('found'), asked.chosen.found(answer));
     $('dialog').close();
     toast(`Done: ${asked.chosen.verb.toLowerCase()}, ${asked.title}`);
     soon();
   } catch (error) {
     say($('refused'), error instanceof Refused ? `Refused: ${error.message}` : 'No answer from the API. Whether it was done is not known.');
     if (error instanceof Refused && error.status === 405) askWritable();
+  } finally {
+    $('confirm').disabled = false;
   }
-  $('confirm').disabled = false;
 }
 async function copy() {
   $('curl').select();

@@ -39,8 +39,9 @@ function readTiles(upstreams, problems, time) {
     { name: 'Connections', value: int(connections && connections.active), sub: `${int(connections && connections.idle)} idle, ${int(connections && connections.dropped)} dropped` },
   ];
   if (upstreams.length) {
-    const parts = [broken && `${broken} broken`, degraded && `${degraded} degraded`, `${healthy} healthy`].filter(Boolean);
-    tiles.push({ name: 'Upstreams', level: broken ? 3 : degraded ? 2 : 0, value: parts[0], sub: parts.slice(1).join(', ') || `all ${upstreams.length}` });
+    const parts = [[broken, 'broken'], [degraded, 'degraded'], [healthy, 'healthy']].filter(([n], i) => n || i === 2);
+    const [[n, word], ...others] = parts;
+    tiles.push({ name: 'Upstreams', label: 'Upstreams ' + word, level: broken ? 3 : degraded ? 2 : 0, value: int(n), sub: others.map(([n, word]) => `${n} ${word}`).join(', ') || 'all of them' });
   }
   return tiles.concat(moreTiles(), { name: 'nginx', value: nginx ? String(nginx.version) : '–', sub: nginx && nginx.load_timestamp ? `loaded ${span((now() - at(nginx.load_timestamp)) / 1000)} ago` : '' });
 }
@@ -67,13 +68,14 @@ function moreTiles() {
   return tiles;
 }
 function showTiles(upstreams, problems, time) {
-  sync($('tiles'), readTiles(upstreams, problems, time), ({ name }) => name, ({ name, past, shape }) => {
-    const [value, sub] = [el('span'), el('dd', { class: 'sub' })];
+  sync($('tiles'), readTiles(upstreams, problems, time), ({ name }) => name, ({ past, shape }) => {
+    const [label, value, sub] = [el('dt'), el('span'), el('dd', { class: 'sub' })];
     const mark = shape ? icon(shape) : null;
     const line = past ? sparkline() : null;
-    const tile = el('div', { class: 'tile' }, el('dt', {}, name), el('dd', {}, mark, value), sub, line);
+    const tile = el('div', { class: 'tile' }, label, el('dd', {}, mark, value), sub, line);
     tile.update = (now) => {
       put(tile, 'data-level', now.level);
+      say(label, now.label || now.name);
       say(value, now.value);
       say(sub, now.sub);
       if (mark && now.shape) put(mark.firstChild, 'href', '#i-' + now.shape);

@@ -14,7 +14,10 @@ const STATES = {
   unhealthy: state('unhealthy', 3, 'unhealthy'),
   open: state('open', 3, 'breaker open'),
 };
-const BREAKERS = { closed: state('up', 0, 'closed'), half_open: state('half_open', 2, 'half-open'), open: state('open', 3, 'open') };
+const BREAKERS = {
+  closed: state('up', 0, 'closed'), half_open: state('half_open', 2, 'half-open'), open: state('open', 3, 'open'),
+  forced_open: state('open', 3, 'held open'), forced_closed: state('warn', 2, 'held closed'),
+};
 const VERDICTS = { healthy: state('up', 0, 'healthy'), degraded: state('warn', 2, 'degraded'), broken: state('unavail', 3, 'broken') };
 const unknown = (word) => state('unknown', 2, String(word));
 const named = (table, name) => (Object.hasOwn(table, name) ? table[name] : unknown(name));

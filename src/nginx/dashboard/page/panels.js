@@ -21,7 +21,7 @@ function limitCard({ name }) {
   const [passed, denied, delayed, keys] = ['', '', '', ''].map(() => el('dd'));
   const late = el('div', {}, el('dt', {}, 'delayed'), delayed);
   const node = el('article', { class: 'card limit' },
-    el('div', { class: 'head' }, el('h3', {}, name), redis, el('div', { class: 'facts' }, top), actionButton('Actions for ' + name, () => limitAction(name))), about, chart,
+    el('div', { class: 'head' }, el('h3', {}, name), redis, el('div', { class: 'facts' }, top), el('button', { type: 'button', class: 'ghost', 'aria-haspopup': 'dialog', 'aria-label': 'One key of ' + name, onclick: () => keyActions(name) }, 'Key…')), about, chart,
     el('div', { class: 'axis', 'aria-hidden': 'true' }, el('span', {}, '5 minutes ago'), el('span', {}, 'now')),
     el('dl', { class: 'keys' }, el('div', {}, el('span', { class: 'box' }), el('dt', {}, 'allowed'), passed), el('div', {}, el('span', { class: 'box refused' }), el('dt', {}, 'refused'), denied), late, el('div', {}, el('dt', {}, 'keys'), keys)));
   node.update = ({ zone, past }) => {
