@@ -81,6 +81,8 @@ for my $row (
     [ 'dashboard write=on;'          => qr/unknown parameter "write=on"/ ],
     [ 'dashboard api=/a api=/b;'     => qr/invalid number of arguments/ ],
     [ 'dashboard; dashboard api=/a;' => qr/duplicate/ ],
+    [ 'dashboard; api;'              => qr/another handler/ ],
+    [ 'api; dashboard;'              => qr/another handler/ ],
 ) {
     my ($line, $why) = @$row;
     my ($status, $said) = nginx_t(http => "server { location / { $line } }");

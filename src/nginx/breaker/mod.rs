@@ -9,6 +9,8 @@
 
 pub mod conf;
 mod keeper;
+#[allow(dead_code, reason = "for the API, which is to come")]
+pub mod operator;
 mod outcome;
 pub mod peer;
 mod refusal;
@@ -30,7 +32,7 @@ use super::upstream::{Group, conf_of};
 use crate::policy::Millis;
 use crate::policy::breaker::{Failure, Outcome, Settings, State, Transition, Via};
 use crate::policy::limit::KeyHash;
-use crate::shared::breaker::{Admission, Breaker, Caller, Probed, Report, Token};
+use crate::shared::breaker::{Admission, Breaker, Caller, Probed, Report, Token, View};
 use crate::shared::upstream::Store;
 
 pub use conf::{Conf, Failing, GroupConf, LocConf};
@@ -48,6 +50,11 @@ impl GroupState {
     /// The breaker of the whole group, if it has one.
     pub fn guard(&self) -> Option<Guard<'_>> {
         Some(Guard { gate: self.gate.get()?, failing: self.failing() })
+    }
+
+    /// The same without what it takes for a failure.
+    pub fn gate(&self) -> Option<&Gate> {
+        self.gate.get()
     }
 
     /// The breakers of the group's servers, if they have any.
@@ -121,6 +128,14 @@ impl Gate {
         }
     }
 
+    /// What it is set to, how it stands, and the milliseconds until it is worth trying again.
+    pub fn shown(&self) -> (&Settings, View, Millis) {
+        let view = self.breaker.view(&self.settings, mono());
+        let closed = view.forced.is_none() && view.state == State::Closed;
+        let patience = if closed || view.retry_after == 0 { 0 } else { self.patience(view.retry_after) };
+        (&self.settings, view, patience)
+    }
+
     /// What [`Breaker::peek`] says.
     fn peek(&self) -> Result<(), Millis> {
         self.breaker.peek(&self.settings, mono())
@@ -137,11 +152,15 @@ impl Gate {
     }
 
     /// What clients are told to wait. A test request under way holds its permit for a `lease` at most, but its
-    /// result is what counts: if bad, the next test comes after `open`.
+    /// result is what counts: if bad, the next test comes after `open`. That is also what is said when only the
+    /// operator knows.
     fn patience(&self, retry_after: Millis) -> Millis {
-        let view = self.breaker.view(&self.settings, mono());
-        let testing = view.forced.is_none() && view.state == State::HalfOpen;
-        if testing { retry_after.min(self.settings.open) } else { retry_after }
+        let usual = self.settings.open;
+        match retry_after {
+            0 => usual,
+            _ if self.breaker.is_testing(mono()) => retry_after.min(usual),
+            _ => retry_after,
+        }
     }
 
     fn say(&self, request: Option<&Request>, transition: Option<Transition>) {
@@ -151,7 +170,8 @@ impl Gate {
         }
         let worse = transition.to == State::Open || transition.suppressed;
         let level = if worse { Level::Warn } else { Level::Notice };
-        let line = words::Line { name: &self.name, dry_run: self.settings.dry_run, transition };
+        let dry_run = self.breaker.is_dry(&self.settings, mono());
+        let line = words::Line { name: &self.name, dry_run, transition };
         match request {
             Some(request) => request.log(level, format_args!("{line}")),
             None => log::cycle(level, format_args!("{line}")),

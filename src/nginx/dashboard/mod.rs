@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use nginx_sys as sys;
 
-use super::cf::{Directive, Result, set_once};
+use super::cf::{ConfError, Directive, Result, set_once};
 use super::conf;
 use super::sys::slot;
 use page::Page;
@@ -52,7 +52,11 @@ pub fn dashboard(directive: &Directive, conf: &mut conf::LocConf) -> Result {
     }
     set_once(&mut conf.dashboard.page, Rc::new(Page::new(api)))?;
     // SAFETY: `cf` is the parser state of the location being read.
-    unsafe { (*core_loc_conf(directive.cf())).handler = Some(handler::content) };
+    let core = unsafe { &mut *core_loc_conf(directive.cf()) };
+    if core.handler.is_some() {
+        return Err(ConfError::Other("stands beside another handler of the location".to_owned()));
+    }
+    core.handler = Some(handler::content);
     Ok(())
 }
 
