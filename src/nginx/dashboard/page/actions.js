@@ -39,8 +39,8 @@ function number(text, least, most) {
   return n;
 }
 
-function breakerActions(name, peer, shown) {
-  const path = `http/circuit_breakers/${segment(name)}` + (peer ? '/' + segment(peer) : '');
+function breakerActions(name, id, peer, shown) {
+  const path = `http/circuit_breakers/${segment(name)}` + (id === '' ? '' : '/' + segment(id));
   const force = (override, label, about, danger) => ({
     label, verb: label, about, danger, fields: [TTL, REASON],
     call: (values) => ({ method: 'PATCH', path, body: { override, ...filled(values, ['ttl', 'reason']) } }),

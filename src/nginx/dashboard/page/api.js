@@ -82,7 +82,7 @@ async function round() {
     Object.assign(link, { state: 'live', time: now(), status: 200 });
     show();
   } catch (error) {
-    Object.assign(link, { state: error instanceof Refused && [401, 403].includes(error.status) ? 'denied' : 'away', status: error.status || 0, error: String(error.message) });
+    Object.assign(link, { state: error instanceof Refused && [401, 403].includes(error.status) ? 'denied' : 'away', status: error.status || 0, error: error.name });
     if (!(error instanceof Refused || error.name === 'TypeError' || error.name === 'TimeoutError' || error.name === 'AbortError' || error.name === 'SyntaxError')) console.error(error);
     offered = null;
   }
@@ -102,7 +102,7 @@ function soon() {
 }
 
 // Events, by a call that stays open until there are some. Where that is not to be had, the round is soon enough.
-const log = { last: 0, events: [] };
+const log = { last: 0, events: [], asked: false };
 let waiting = null;
 async function listen() {
   if (waiting || document.hidden) return;
@@ -112,8 +112,7 @@ async function listen() {
     if (offered && offered.has('events')) {
       const began = performance.now();
       try {
-        const wait = log.last || log.events.length ? 30 : 0;
-        const page = await call('GET', `events?since=${log.last}&wait=${wait}`, undefined, { signal: AbortSignal.any([mine.signal, AbortSignal.timeout(45000)]) });
+        const page = await call('GET', `events?since=${log.last}&wait=${log.asked ? 30 : 0}`, undefined, { signal: AbortSignal.any([mine.signal, AbortSignal.timeout(45000)]) });
         took(page);
         pause = page.events.length || performance.now() - began > 1000 ? 100 : PAUSE;
       } catch {
@@ -126,6 +125,7 @@ async function listen() {
 }
 function took(page) {
   const fresh = list_of(page.events);
+  log.asked = true;
   if (page.last < log.last) log.events = []; // it counts from the start again
   log.last = Number(page.last) || 0;
   if (!fresh.length) return;

@@ -52,21 +52,18 @@ function badge(kind = 'span', name = 'state') {
 
 // Makes the children of `parent` those of `items`, in their order; a child stays the same element as long as its key is there.
 function sync(parent, items, keyOf, make) {
-  const had = parent.kept || (parent.kept = new Map());
-  const kept = new Map();
+  const wanted = new Map(items.map((item) => [keyOf(item), item]));
+  const kept = parent.kept || (parent.kept = new Map());
+  // What goes, goes first: so what stays is not moved, and keeps the focus.
+  for (const [key, child] of kept) if (!wanted.has(key) && kept.delete(key)) child.remove();
   let at = parent.pinned ? parent.pinned.nextSibling : parent.firstChild;
-  for (const item of items) {
-    const key = keyOf(item);
-    if (kept.has(key)) continue;
-    const child = had.get(key) || make(item);
-    had.delete(key);
+  for (const [key, item] of wanted) {
+    const child = kept.get(key) || make(item);
     kept.set(key, child);
     if (child === at) at = at.nextSibling;
     else parent.insertBefore(child, at);
     child.update(item);
   }
-  for (const child of had.values()) child.remove();
-  parent.kept = kept;
 }
 
 const whole = new Intl.NumberFormat('en');

@@ -3,10 +3,12 @@
 const STEP = 5000;
 const SLOTS = 61;
 
-// The last five minutes of some counters of one thing.
+// The last five minutes of some counters of one thing: as they were at the first look in each slot, and as they are now.
 class History {
   constructor(names) {
     this.slot = -1;
+    this.time = 0;
+    this.now = {};
     this.times = new Float64Array(SLOTS);
     this.values = Object.fromEntries(names.map((name) => [name, new Float64Array(SLOTS)]));
   }
@@ -14,15 +16,20 @@ class History {
   // Takes the counters as they are now. One that has gone back was reset: what was before is forgotten.
   add(counters, time) {
     const slot = Math.floor(time / STEP);
-    const back = Object.keys(this.values).some((name) => counters[name] < this.values[name][this.slot % SLOTS]);
-    if (back || slot - this.slot > SLOTS) this.times.fill(0);
-    else for (let gone = this.slot + 1; gone < slot; gone++) this.times[gone % SLOTS] = 0;
+    if (Object.keys(this.values).some((name) => counters[name] < this.now[name]) || slot - this.slot > SLOTS) {
+      this.times.fill(0);
+      this.slot = -1;
+    }
+    this.time = time;
+    this.now = counters;
+    if (slot === this.slot) return;
+    if (this.slot >= 0) for (let gone = this.slot + 1; gone < slot; gone++) this.times[gone % SLOTS] = 0;
     this.slot = slot;
     this.times[slot % SLOTS] = time;
     for (const name in this.values) this.values[name][slot % SLOTS] = counters[name] || 0;
   }
 
-  // Index of the oldest sample that is at most `slots` old.
+  // Index of the oldest sample of the last `slots`.
   oldest(slots) {
     for (let slot = this.slot - Math.min(slots, SLOTS - 1); slot < this.slot; slot++) if (slot >= 0 && this.times[slot % SLOTS]) return slot % SLOTS;
     return this.slot % SLOTS;
@@ -30,23 +37,23 @@ class History {
 
   // By how much a counter grew in the last `slots`.
   grown(name, slots = SLOTS) {
-    return this.slot < 0 ? 0 : this.values[name][this.slot % SLOTS] - this.values[name][this.oldest(slots)];
+    return this.slot < 0 ? 0 : (this.now[name] || 0) - this.values[name][this.oldest(slots)];
   }
 
-  // Per second, over the last ten seconds or so; null until there are two samples.
+  // Per second, over the last ten seconds or so; null until there are two looks.
   rate(name) {
-    const [from, to] = [this.oldest(2), this.slot % SLOTS];
-    const time = (this.times[to] - this.times[from]) / 1000;
-    return time > 0 ? (this.values[name][to] - this.values[name][from]) / time : null;
+    const seconds = (this.time - this.times[this.oldest(2)]) / 1000;
+    return seconds > 0 ? this.grown(name, 2) / seconds : null;
   }
 
-  // Rates per second, the oldest first; NaN where nothing was sampled.
+  // Rates per second, the oldest first; NaN where nothing was seen.
   rates(name) {
     const rates = [];
-    for (let slot = this.slot - SLOTS + 2; slot <= this.slot; slot++) {
-      const [a, b] = [(slot - 1 + SLOTS) % SLOTS, (slot + SLOTS) % SLOTS];
-      const time = this.times[b] - this.times[a];
-      rates.push(slot > 0 && this.times[a] && time > 0 ? ((this.values[name][b] - this.values[name][a]) * 1000) / time : NaN);
+    for (let slot = Math.max(0, this.slot - SLOTS + 2); slot <= this.slot; slot++) {
+      const [a, b] = [slot % SLOTS, (slot + 1) % SLOTS];
+      const [time, value] = slot === this.slot ? [this.time, this.now[name] || 0] : [this.times[b], this.values[name][b]];
+      const seconds = (time - this.times[a]) / 1000;
+      rates.push(this.times[a] && seconds > 0 ? (value - this.values[name][a]) / seconds : NaN);
     }
     return rates;
   }

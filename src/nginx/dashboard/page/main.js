@@ -41,15 +41,15 @@ function readTiles(upstreams, problems, time) {
   if (upstreams.length) {
     const parts = [[broken, 'broken'], [degraded, 'degraded'], [healthy, 'healthy']].filter(([n], i) => n || i === 2);
     const [[n, word], ...others] = parts;
-    tiles.push({ name: 'Upstreams', label: 'Upstreams ' + word, level: broken ? 3 : degraded ? 2 : 0, value: int(n), sub: others.map(([n, word]) => `${n} ${word}`).join(', ') || 'all of them' });
+    tiles.push({ name: 'Upstreams', level: broken ? 3 : degraded ? 2 : 0, value: int(n), sub: [word, ...others.map(([n, word]) => `${n} ${word}`)].join(', ') });
   }
   return tiles.concat(moreTiles(), { name: 'nginx', value: nginx ? String(nginx.version) : '–', sub: nginx && nginx.load_timestamp ? `loaded ${span((now() - at(nginx.load_timestamp)) / 1000)} ago` : '' });
 }
 function moreTiles() {
   const tiles = [];
-  const breakers = entries(world['http/circuit_breakers']).flatMap(([, b]) => [b, ...(Array.isArray(b.peers) ? b.peers : Object.values(b.peers || {}))]).filter((b) => b.state);
+  const breakers = entries(world['http/circuit_breakers']).flatMap(([, b]) => [b, ...Object.values(b.peers || {})]).filter((b) => b.state);
   if (breakers.length) {
-    const open = breakers.filter((b) => b.state === 'open').length;
+    const open = breakers.filter(isOpen).length;
     const testing = breakers.filter((b) => b.state === 'half_open').length;
     tiles.push({ name: 'Breakers open', level: open ? 3 : testing ? 2 : 0, value: int(open), sub: `${testing ? testing + ' testing, ' : ''}${breakers.length} in all` });
   }
@@ -68,14 +68,13 @@ function moreTiles() {
   return tiles;
 }
 function showTiles(upstreams, problems, time) {
-  sync($('tiles'), readTiles(upstreams, problems, time), ({ name }) => name, ({ past, shape }) => {
-    const [label, value, sub] = [el('dt'), el('span'), el('dd', { class: 'sub' })];
+  sync($('tiles'), readTiles(upstreams, problems, time), ({ name }) => name, ({ name, past, shape }) => {
+    const [value, sub] = [el('span'), el('dd', { class: 'sub' })];
     const mark = shape ? icon(shape) : null;
     const line = past ? sparkline() : null;
-    const tile = el('div', { class: 'tile' }, label, el('dd', {}, mark, value), sub, line);
+    const tile = el('div', { class: 'tile' }, el('dt', {}, name), el('dd', {}, mark, value), sub, line);
     tile.update = (now) => {
       put(tile, 'data-level', now.level);
-      say(label, now.label || now.name);
       say(value, now.value);
       say(sub, now.sub);
       if (mark && now.shape) put(mark.firstChild, 'href', '#i-' + now.shape);
@@ -146,7 +145,7 @@ function showLink() {
   $('main').classList.toggle('old', !live && link.state !== 'connecting');
   $('notice').hidden = live || link.state === 'connecting';
   if (!live) {
-    const why = link.status === 401 ? 'The API wants to know who you are. Load this page again to sign in.' : link.status === 403 ? 'The API does not let you read it from here.' : link.status === 404 ? `There is no API at ${BASE}.` : 'The API does not answer.';
+    const why = link.status === 401 ? 'The API wants to know who you are. Load this page again to sign in.' : link.status === 403 ? 'The API does not let you read it from here.' : link.status === 404 || link.error === 'SyntaxError' ? `There is no API at ${BASE}.` : 'The API does not answer.';
     say($('notice'), why + (Number.isNaN(old) || link.state === 'connecting' ? '' : ` What you see is ${span(old)} old.`));
     showTitle([]);
   }
@@ -182,6 +181,8 @@ let themed = theme(remembered.theme);
 $('theme').addEventListener('click', () => (remembered.theme = themed = theme(THEMES[(THEMES.indexOf(themed) + 1) % THEMES.length])));
 $('filter').addEventListener('input', () => link.state !== 'connecting' && show());
 $('form').addEventListener('submit', confirmed);
+// Enter on a choice chooses; it takes the button, or Enter in a field, to do it.
+$('choices').addEventListener('keydown', (event) => event.key === 'Enter' && event.preventDefault());
 $('cancel').addEventListener('click', () => $('dialog').close());
 $('copy').addEventListener('click', copy);
 document.addEventListener('keydown', (event) => {

@@ -25,17 +25,20 @@ const weigh = (level) => (level === 'off' ? 0 : level);
 const list = (value) => (Array.isArray(value) ? value : value ? [value] : []).map(String);
 const entries = (map) => (map && typeof map === 'object' && !Array.isArray(map) ? Object.entries(map) : []);
 
-// The breaker of a server, from wherever the API tells of it.
+// Whether a breaker lets nothing through, by itself or by hand.
+const isOpen = (breaker) => Boolean(breaker) && (breaker.state === 'open' || breaker.state === 'forced_open');
+const isClosed = (breaker) => !breaker || breaker.state === 'closed' || breaker.state === 'forced_closed';
+
+// The breaker of a server, by its id.
 function breakerOf(peer, breakers) {
   const peers = breakers && breakers.peers;
-  const known = Array.isArray(peers) ? peers.find((b) => b.id === peer.id || b.server === peer.server) : peers && (peers[peer.server] || peers[peer.name] || peers[peer.id]);
-  const own = typeof peer.breaker === 'string' ? { state: peer.breaker } : peer.breaker;
-  return known || own || null;
+  if (peers && Object.hasOwn(peers, peer.id)) return peers[peer.id];
+  return peer.circuit_breaker ? { state: peer.circuit_breaker } : null;
 }
 
 function peerState(peer, breaker) {
   if (peer.state !== 'up') return named(STATES, peer.state);
-  if (breaker && breaker.state === 'open') return STATES.open;
+  if (isOpen(breaker)) return STATES.open;
   if (breaker && breaker.state === 'half_open') return STATES.half_open;
   if (peer.degraded) return STATES.degraded;
   if (peer.warming) return STATES.warming;
@@ -51,7 +54,7 @@ function peerWords(peer, breaker, shown) {
   return '';
 }
 function breakerWords(breaker) {
-  const next = breaker.state === 'open' && breaker.retry_after > 0 ? `tests again in ${breaker.retry_after} s` : '';
+  const next = isOpen(breaker) && breaker.retry_after > 0 ? `tests again in ${breaker.retry_after} s` : '';
   return [breaker.reason, next].filter(Boolean).join(', ');
 }
 
@@ -81,15 +84,14 @@ function readPeer(upstream, peer, breakers, time) {
   return {
     key: upstream + '\n' + peer.id, upstream, peer, breaker, state: shown,
     words: peerWords(peer, breaker, shown),
-    serves: peer.state === 'up' && !(breaker && breaker.state === 'open'),
+    serves: peer.state === 'up' && !isOpen(breaker),
     past: history('peer\n' + upstream + '\n' + peer.id, counters, time),
   };
 }
 
 function verdict(upstream) {
-  const open = upstream.breaker && upstream.breaker.state === 'open';
-  if (open || (upstream.peers.length && !upstream.serving)) return VERDICTS.broken;
-  if (upstream.peers.some((p) => weigh(p.state.level) > 1) || (upstream.breaker && upstream.breaker.state !== 'closed') || upstream.group.panic) return VERDICTS.degraded;
+  if (isOpen(upstream.breaker) || (upstream.peers.length && !upstream.serving)) return VERDICTS.broken;
+  if (upstream.peers.some((p) => weigh(p.state.level) > 1) || !isClosed(upstream.breaker) || upstream.group.panic) return VERDICTS.degraded;
   return VERDICTS.healthy;
 }
 
@@ -102,15 +104,15 @@ function readProblems(world, upstreams, time) {
     const href = '#u-' + encodeURIComponent(name);
     if (upstream.peers.length && !upstream.serving) add(3.5, 'unavail', 'u\n' + name, name, 'no server takes traffic', { href });
     if (group.panic) add(3, 'warn', 'p\n' + name, name, 'panic: too few servers are healthy, so all of them take traffic', { href });
-    if (breaker && breaker.state !== 'closed') addBreaker(add, name, breaker, href);
+    if (!isClosed(breaker)) addBreaker(add, name, breaker, href);
     for (const p of upstream.peers) {
       if (weigh(p.state.level) < 2) continue;
       add(p.state.level, p.state.shape, p.key, p.peer.server, `${p.serves ? p.state.word : 'takes no traffic'}: ${p.words || p.state.word}`, { href, within: name, since: at(p.peer.downstart) || at(p.breaker && p.breaker.changed), peer: p });
     }
   }
   for (const [name, breaker] of entries(world['http/circuit_breakers'])) {
-    if (!upstreams.some((u) => u.name === name) && breaker.state && breaker.state !== 'closed') addBreaker(add, name, breaker, '#breakers');
-    for (const [whose, b] of [[name, breaker], ...entries(breaker.peers).map(([peer, b]) => [name + ' ' + peer, b])]) {
+    if (!upstreams.some((u) => u.name === name) && breaker.state && !isClosed(breaker)) addBreaker(add, name, breaker, '#breakers');
+    for (const [whose, b] of [[name, breaker], ...entries(breaker.peers).map(([, b]) => [name + ' ' + b.server, b])]) {
       if (b.override && !b.override.until) add(2, 'note', 'o\n' + whose, whose, `breaker is held ${String(b.override.state).replace('_', ' ')} with no end${b.override.reason ? ': ' + b.override.reason : ''}`, { href: '#breakers' });
     }
   }

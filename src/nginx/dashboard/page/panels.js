@@ -47,21 +47,20 @@ function limitCard({ name }) {
 function showBreakers(words) {
   const rows = [];
   for (const [name, breaker] of entries(world['http/circuit_breakers'])) {
-    if (breaker.state) rows.push({ key: name, name, peer: '', breaker });
-    const peers = Array.isArray(breaker.peers) ? breaker.peers.map((b) => [b.server || String(b.id), b]) : entries(breaker.peers);
-    for (const [peer, b] of peers) if (b.state !== 'closed' || b.override) rows.push({ key: name + '\n' + peer, name, peer, breaker: b });
+    if (breaker.state) rows.push({ key: name, name, id: '', peer: '', breaker });
+    for (const [id, b] of entries(breaker.peers)) if (b.state !== 'closed' || b.override) rows.push({ key: name + '\n' + id, name, id, peer: b.server, breaker: b });
   }
   section('breakers', rows.length);
   const list = $('breaker-list');
   if (!list.pinned) list.append((list.pinned = el('div', { class: 'breaker names', role: 'row' }, ...['State', 'Of', 'Window', 'Why and when', 'Refused', ''].map((text, i) => el('span', { role: 'columnheader', class: i === 4 ? 'n' : '' }, text || el('span', { class: 'hidden' }, 'Actions'))))));
   sync(list, rows.filter(({ name, peer, breaker }) => matches([name, peer, breaker.state, breaker.reason].join(' '), words)), ({ key }) => key, breakerRow);
 }
-function breakerRow({ name, peer }) {
+function breakerRow({ name, id, peer }) {
   const shown = badge();
   const held = el('span', { class: 'chip' });
   const [window, why, refused] = [el('span', { role: 'cell', class: 'quiet' }), el('span', { class: 'words' }), el('span', { class: 'n', role: 'cell' })];
   const since = ago();
-  const act = actionButton('Actions for the breaker of ' + (peer || name), () => breakerActions(name, peer, named(BREAKERS, node.item.breaker.state)));
+  const act = actionButton('Actions for the breaker of ' + (peer || name), () => breakerActions(name, id, peer, named(BREAKERS, node.item.breaker.state)));
   const node = el('div', { class: 'breaker', role: 'row' }, el('span', { class: 'st', role: 'cell' }, shown), el('span', { role: 'cell' }, el('bdi', {}, (peer ? `${peer} in ${name}` : name).replace(/^route:/, 'route ')), ' ', held), window, el('span', { role: 'cell' }, why, el('span', { class: 'quiet' }, since)), refused, el('span', { class: 'act', role: 'cell' }, act));
   node.update = (item) => {
     node.item = item;

@@ -33,7 +33,7 @@ function upstreamCard({ upstream: { name } }) {
   const rows = el('div', { role: 'table', 'aria-label': 'Servers of ' + name }, names);
   rows.pinned = names;
   const foot = el('p', { class: 'more' }, more);
-  const act = actionButton('Actions for the breaker of ' + name, () => breakerActions(name, '', named(BREAKERS, node.item.upstream.breaker.state)));
+  const act = actionButton('Actions for the breaker of ' + name, () => breakerActions(name, '', '', named(BREAKERS, node.item.upstream.breaker.state)));
   const node = el('article', { class: 'card upstream', id: 'u-' + encodeURIComponent(name), tabindex: -1 },
     el('div', { class: 'head' }, verdict, el('h3', {}, name), breaker, panic, el('div', { class: 'facts' }, meter, ...all), act), rows, foot);
 
