@@ -179,6 +179,17 @@ $browser->click('#theme');
 is $browser->js($ground), $light, 'light when told so';
 is join("\n", map { $_->{message} } grep { $_->{message} !~ /DASHBOARD_INIT/ } $browser->console), '', 'nothing to complain about so far';
 
+my $asked = 'return performance.getEntriesByType("resource").length';
+my $hide  = 'Object.defineProperty(document, "hidden", { value: arguments[0], configurable: true }); document.dispatchEvent(new Event("visibilitychange"))';
+$browser->js($hide, JSON::PP::true());
+is $browser->text('#pulse-text'), 'paused', 'a page that nobody sees pauses';
+sleep 1; # what is under way
+my $before = $browser->js($asked);
+sleep 3;
+is $browser->js($asked), $before, 'and asks for nothing';
+$browser->js($hide, JSON::PP::false());
+ok $browser->until_js(5, "$asked > arguments[0]", $before), 'until it is looked at';
+
 $browser->devtools('Network.enable');
 $browser->devtools('Network.emulateNetworkConditions', offline => JSON::PP::true(), latency => 0, downloadThroughput => -1, uploadThroughput => -1);
 ok $browser->until_js(10, 'return /does not answer.* \d+ s old/.test(document.querySelector("#notice").innerText)'), 'an API that is away is told of';

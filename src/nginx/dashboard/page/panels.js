@@ -127,7 +127,7 @@ const TABLES = [
   { path: 'http/caches', title: 'Caches', columns: ['Hit rate', 'Hits', 'Misses', 'Size', 'Of'], cells: cacheCells },
   { path: 'http/limit_reqs', title: 'limit_req', columns: ['Passed', 'Delayed', 'Rejected'], cells: (z) => [int(z.passed), int(z.delayed), int(z.rejected)] },
   { path: 'http/limit_conns', title: 'limit_conn', columns: ['Passed', 'Rejected'], cells: (z) => [int(z.passed), int(z.rejected)] },
-  { path: 'slabs', title: 'Shared memory', columns: ['Pages used', 'Of', 'Full'], cells: slabCells },
+  { path: 'slabs', title: 'Shared memory', columns: ['Pages used', 'Of', 'Full'], cells: slabCells, only: isSlab },
 ];
 function zoneCells(zone, past) {
   const all = past.grown('total') || 1;
@@ -139,12 +139,14 @@ function cacheCells(cache) {
   const misses = ['miss', 'expired', 'bypass'].reduce((sum, name) => sum + ((cache[name] || {}).responses || 0), 0);
   return [share(hits / (hits + misses)), int(hits), int(misses), bytes(cache.size || 0), cache.max_size ? bytes(cache.max_size) : '–'];
 }
+// A zone that its owner took as a whole is always full, and says nothing.
+const isSlab = ({ slots }) => Object.values(slots || {}).some((slot) => slot.reqs > 0);
 function slabCells({ pages = {} }) {
   const all = (pages.used || 0) + (pages.free || 0);
   return [int(pages.used), int(all), share(pages.used / all)];
 }
 function showZones(words, time) {
-  const tables = TABLES.map((table) => ({ table, time, rows: entries(world[table.path]).filter(([name]) => matches(name, words)) })).filter(({ rows }) => rows.length);
+  const tables = TABLES.map((table) => ({ table, time, rows: entries(world[table.path]).filter(([name, of]) => matches(name, words) && (!table.only || table.only(of))) })).filter(({ rows }) => rows.length);
   section('zones', tables.length);
   sync($('zone-list'), tables, ({ table }) => table.path, ({ table }) => {
     const body = el('tbody');
