@@ -91,8 +91,8 @@ impl<C: Contents> Zone<C> {
     }
 
     /// Holds the zone's mutex, which nginx takes from a process that dies, while `f` runs: for what processes must not
-    /// do at the same time, never on the way of a request. `f` must not panic.
-    pub fn locked<T>(&self, f: impl FnOnce(&C) -> T) -> Option<T> {
+    /// do at the same time. `None`: another process holds it; nobody waits.
+    pub fn try_locked<T>(&self, f: impl FnOnce(&C) -> T) -> Option<T> {
         struct Unlock(*mut sys::ngx_slab_pool_t);
         impl Drop for Unlock {
             fn drop(&mut self) {
@@ -102,7 +102,9 @@ impl<C: Contents> Zone<C> {
         }
         let contents = self.get()?;
         // SAFETY: `settle` noted the zone's slab pool, mapped as long as the cycle.
-        unsafe { sys::ngx_shmtx_lock(&raw mut (*self.0.pool.get()).mutex) };
+        if unsafe { sys::ngx_shmtx_trylock(&raw mut (*self.0.pool.get()).mutex) } == 0 {
+            return None;
+        }
         let _unlock = Unlock(self.0.pool.get());
         Some(f(contents))
     }

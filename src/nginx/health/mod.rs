@@ -22,6 +22,7 @@ use super::balance::{GroupConf, Tuning};
 use super::conf::MainConf;
 use super::log::{self, Level};
 use super::sys::mono;
+use super::traffic;
 use super::upstream::{Group, conf_of};
 use crate::policy::balance::{Mode, Outlook};
 use crate::policy::health::{Condition, Match, State};
@@ -258,6 +259,7 @@ fn put_into_force(group: &Group) {
 pub fn changed(main: &MainConf, group: &Group) {
     let before = group.health.panic.get();
     refresh(main, group);
+    traffic::observe(main, group);
     let (after, (usable, all)) = (group.health.panic.get(), group.health.outlook.get().primaries());
     let name = &group.name;
     match after {

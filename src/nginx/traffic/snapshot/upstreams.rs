@@ -5,7 +5,8 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use nginx_sys as sys;
 
-use super::super::peers::Server;
+use super::super::peers::{self as peers_of, Server};
+use super::super::process::alive;
 use super::web::responses;
 use super::{Group, HealthChecks, Histogram, Peer, breakers};
 use crate::nginx::conf::MainConf;
@@ -50,17 +51,26 @@ struct Raw {
 
 fn of(conf: &MainConf, group: &upstream::Group) -> Group {
     group.traffic.refresh(conf, group);
+    peers_of::observe(conf, group);
     // SAFETY: a group of this process's cycle.
     let zone = unsafe { zone_of(group.upstream).as_ref() };
     let servers = group.traffic.servers();
     let found = raw(group, servers.len());
-    let peers = found.iter().filter_map(|raw| Some(peer(group, servers.get(raw.at)?, raw)));
+    let store = conf.traffic.store();
+    let peers = found.iter().filter_map(|raw| {
+        let its = servers.get(raw.at)?;
+        let mut peer = peer(group, its, raw);
+        if let Some(store) = store.filter(|_| zone.is_none()) {
+            peer.active = store.gauge(its.series.number, alive);
+        }
+        Some(peer)
+    });
     Group {
         name: group.name.clone(),
         zone: zone.map(|zone| zone.shm.name.to_string()),
         peers: peers.collect(),
-        keepalive: None,
-        zombies: 0,
+        keepalive: store.map(|store| group.traffic.keepalive(store)),
+        zombies: store.map_or(0, |store| group.traffic.zombies(store) as u64),
         breaker: group.breaker.gate().map(breakers::of),
     }
 }
@@ -100,25 +110,23 @@ fn raw(group: &upstream::Group, room: usize) -> Vec<Raw> {
 }
 
 fn peer(group: &upstream::Group, its: &Server, raw: &Raw) -> Peer {
-    let series = &its.series;
-    let member = group.health.members().iter().find(|member| member.server.same(&its.server));
+    let (series, member) = (its.series, member_of(group, its));
     let gate = group.breaker.servers().and_then(|servers| {
         servers.find(raw.name as *const sys::ngx_str_t).map(|member| breakers::of(&member.gate))
     });
-    let state = member.map_or_else(|| plain_state(raw), |member| member.state(raw.unavail));
     Peer {
         id: its.id,
         server: its.server.name.clone(),
         name: its.server.text().to_owned(),
         backup: raw.role == Role::Backup,
         weight: raw.weight,
-        state,
+        state: state(member, raw),
         active: raw.conns,
         max_conns: raw.max_conns,
         max_fails: raw.max_fails,
         fail_timeout: raw.fail_timeout,
         slow_start: member.map_or(0, |member| member.tuning.slow_start),
-        route: String::new(),
+        route: member.map_or(String::new(), |member| member.tuning.route().to_owned()),
         down: raw.down & 1 != 0,
         drain: member.map_or(raw.down & health::DRAINING != 0, |member| member.tuning.drains()),
         requests: series.sum(|peer| &peer.requests),
@@ -140,8 +148,26 @@ fn peer(group: &upstream::Group, its: &Server, raw: &Raw) -> Peer {
     }
 }
 
-/// Of a server that nothing of ours looks after.
-fn plain_state(raw: &Raw) -> State {
+fn member_of<'g>(group: &'g upstream::Group, its: &Server) -> Option<&'g Member> {
+    group.health.members().iter().find(|member| member.server.same(&its.server))
+}
+
+/// The state of each server of a group.
+pub fn states(conf: &MainConf, group: &upstream::Group) -> Vec<(&'static Series<cells::Peer>, State)> {
+    group.traffic.refresh(conf, group);
+    let servers = group.traffic.servers();
+    let found = raw(group, servers.len()).into_iter().filter_map(|raw| {
+        let its = servers.get(raw.at)?;
+        Some((its.series, state(member_of(group, its), &raw)))
+    });
+    found.collect()
+}
+
+/// The word for how a server stands.
+fn state(member: Option<&Member>, raw: &Raw) -> State {
+    if let Some(member) = member {
+        return member.state(raw.unavail);
+    }
     State::of(Facts {
         down: raw.down & 1 != 0,
         draining: raw.down & health::DRAINING != 0,
