@@ -14,6 +14,7 @@ mod filter;
 mod health;
 mod limit;
 mod log;
+mod membership;
 mod module;
 mod redis;
 mod reject;

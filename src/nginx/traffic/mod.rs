@@ -60,8 +60,8 @@ impl Conf {
 
     /// Holds the zone's mutex while `f` claims series: outside `init_module`, nobody else may do so at the time.
     /// `None`: somebody does.
-    pub fn try_locked<T>(&self, f: impl FnOnce(&Store) -> T) -> Option<T> {
-        self.shm.as_ref()?.try_locked(|shm| f(&shm.0))
+    pub fn locked_now<T>(&self, f: impl FnOnce(&Store) -> T) -> Option<T> {
+        self.shm.as_ref()?.locked_now(|shm| f(&shm.0))
     }
 }
 

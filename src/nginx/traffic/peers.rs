@@ -2,7 +2,6 @@
 
 use core::cell::{Cell, RefCell};
 use core::mem::offset_of;
-use core::ptr::addr_of;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -10,8 +9,8 @@ use std::rc::Rc;
 use nginx_sys as sys;
 
 use super::super::conf::MainConf;
-use super::super::health::peers::{self as lists, Role};
-use super::super::sys::{PeersLock, now, worker_index, zone_of};
+use super::super::health::{self, peers as lists};
+use super::super::sys::{now, worker_index, zone_of};
 use super::super::upstream::Group;
 use super::process::alive;
 use crate::policy::balance::State;
@@ -50,7 +49,7 @@ pub struct GroupState {
 
 /// One server.
 pub struct Server {
-    pub server: lists::Server,
+    pub server: health::Server,
     pub series: &'static Series<cells::Peer>,
     /// What the API calls it.
     pub id: u64,
@@ -106,20 +105,19 @@ impl GroupState {
     /// Finds the series of the group and of its servers. False if there is one without.
     pub fn adopt(&self, main: &MainConf, group: &Group, by: By<'_>) -> bool {
         let listed = lists::changes(group.upstream);
-        let Some(copies) = copies(group) else { return true };
+        let Some(found) = lists::servers(group.upstream) else { return true };
         let Some(its) = by.get::<cells::Group>(&format!("group\0{}", group.name)) else { return false };
         let mut seen: HashMap<String, usize> = HashMap::new();
-        let (mut servers, mut names) = (Vec::with_capacity(copies.len()), Vec::with_capacity(copies.len()));
-        let all = copies.len();
-        for copy in copies {
-            let server = copy.server();
+        let (mut servers, mut names) = (Vec::with_capacity(found.len()), Vec::with_capacity(found.len()));
+        let all = found.len();
+        for server in found {
             let identity = server.identity();
             let ordinal = seen.entry(identity.clone()).or_default();
             let about = format!("server\0{}\0{identity}\0{ordinal}", group.name);
             *ordinal += 1;
             let Some(series) = by.get::<cells::Peer>(&about) else { continue };
             let id = id(&its, &series);
-            names.push((copy.at, servers.len()));
+            names.push((server.at, servers.len()));
             servers.push(Rc::new(Server { server, series: main.traffic.shelf.keep(series), id }));
         }
         names.sort_unstable();
@@ -154,7 +152,7 @@ impl GroupState {
         if self.adopt(main, group, By::Finding(store)) {
             return;
         }
-        if main.traffic.try_locked(|store| self.adopt(main, group, By::Claiming(store))).is_none() {
+        if main.traffic.locked_now(|store| self.adopt(main, group, By::Claiming(store))).is_none() {
             self.listed.set(None);
         }
     }
@@ -276,73 +274,4 @@ fn id(group: &Series<cells::Group>, server: &Series<cells::Peer>) -> u64 {
         Ok(_) => next,
         Err(known) => known - 1,
     }
-}
-
-/// A peer as copied under the lock of its list, where nothing allocates.
-struct Copy {
-    at: usize,
-    role: Role,
-    down: usize,
-    text: Short<320>,
-    name: Short<128>,
-    address: Short<128>,
-}
-
-struct Short<const N: usize> {
-    bytes: [u8; N],
-    len: usize,
-}
-
-impl<const N: usize> Short<N> {
-    fn of(bytes: &[u8]) -> Self {
-        let mut short = Self { bytes: [0; N], len: 0 };
-        for (to, from) in short.bytes.iter_mut().zip(bytes) {
-            *to = *from;
-            short.len += 1;
-        }
-        short
-    }
-
-    fn get(&self) -> &[u8] {
-        self.bytes.get(..self.len).unwrap_or_default()
-    }
-}
-
-impl Copy {
-    fn server(&self) -> lists::Server {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let (server, name) = (text(self.text.get()), text(self.name.get()));
-        lists::Server::new(self.role, (server, name), self.address.get().to_vec(), self.down)
-    }
-}
-
-/// The group's peers, in the order of its lists. `None`: its balancer keeps something else.
-fn copies(group: &Group) -> Option<Vec<Copy>> {
-    let mut found = Vec::new();
-    for (role, list) in lists::lists(group.upstream)? {
-        if list.is_null() {
-            continue;
-        }
-        // SAFETY: a live list of this process's cycle; peers are linked by `next` and end with null, their texts and
-        // addresses live as long as they do. There is room for those that may come until it is locked; nothing
-        // between lock and unlock allocates, logs or panics.
-        unsafe {
-            found.reserve((*list).number + 16);
-            let _lock = PeersLock::write(list);
-            let mut peer = (*list).peer;
-            while !peer.is_null() && found.len() < found.capacity() {
-                let address = core::slice::from_raw_parts((*peer).sockaddr.cast(), (*peer).socklen as usize);
-                found.push(Copy {
-                    at: addr_of!((*peer).name) as usize,
-                    role,
-                    down: (*peer).down,
-                    text: Short::of((*peer).server.as_bytes()),
-                    name: Short::of((*peer).name.as_bytes()),
-                    address: Short::of(address),
-                });
-                peer = (*peer).next;
-            }
-        }
-    }
-    Some(found)
 }

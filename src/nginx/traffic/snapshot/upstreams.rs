@@ -2,6 +2,7 @@
 
 use core::ptr::addr_of;
 use core::sync::atomic::Ordering::Relaxed;
+use std::rc::Rc;
 
 use nginx_sys as sys;
 
@@ -56,10 +57,11 @@ fn of(conf: &MainConf, group: &upstream::Group) -> Group {
     let zone = unsafe { zone_of(group.upstream).as_ref() };
     let servers = group.traffic.servers();
     let found = raw(group, servers.len());
+    let members = group.health.members();
     let store = conf.traffic.store();
-    let peers = found.iter().filter_map(|raw| {
+    let peers = found.iter().enumerate().filter_map(|(number, raw)| {
         let its = servers.get(raw.at)?;
-        let mut peer = peer(group, its, raw);
+        let mut peer = peer(group, its, member_of(&members, number, its), raw);
         if let Some(store) = store.filter(|_| zone.is_none()) {
             peer.active = store.gauge(its.series.number, alive);
         }
@@ -109,10 +111,10 @@ fn raw(group: &upstream::Group, room: usize) -> Vec<Raw> {
     found
 }
 
-fn peer(group: &upstream::Group, its: &Server, raw: &Raw) -> Peer {
-    let (series, member) = (its.series, member_of(group, its));
+fn peer(group: &upstream::Group, its: &Server, member: Option<&Member>, raw: &Raw) -> Peer {
+    let series = its.series;
     let gate = group.breaker.servers().and_then(|servers| {
-        servers.find(raw.name as *const sys::ngx_str_t).map(|member| breakers::of(&member.gate))
+        servers.named(raw.name as *const sys::ngx_str_t).map(|member| breakers::of(&member.gate))
     });
     Peer {
         id: its.id,
@@ -148,17 +150,20 @@ fn peer(group: &upstream::Group, its: &Server, raw: &Raw) -> Peer {
     }
 }
 
-fn member_of<'g>(group: &'g upstream::Group, its: &Server) -> Option<&'g Member> {
-    group.health.members().iter().find(|member| member.server.same(&its.server))
+/// The member that a server is: as a rule that of its own number, as both are in the order of the lists.
+fn member_of<'m>(members: &'m [Rc<Member>], number: usize, its: &Server) -> Option<&'m Member> {
+    let is = |member: &&Rc<Member>| member.server.same(&its.server);
+    members.get(number).filter(is).or_else(|| members.iter().find(is)).map(Rc::as_ref)
 }
 
 /// The state of each server of a group.
 pub fn states(conf: &MainConf, group: &upstream::Group) -> Vec<(&'static Series<cells::Peer>, State)> {
     group.traffic.refresh(conf, group);
     let servers = group.traffic.servers();
-    let found = raw(group, servers.len()).into_iter().filter_map(|raw| {
+    let members = group.health.members();
+    let found = raw(group, servers.len()).into_iter().enumerate().filter_map(|(number, raw)| {
         let its = servers.get(raw.at)?;
-        Some((its.series, state(member_of(group, its), &raw)))
+        Some((its.series, state(member_of(&members, number, its), &raw)))
     });
     found.collect()
 }
