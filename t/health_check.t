@@ -153,8 +153,9 @@ EOT
     for my $name (grep { $_ ne 'both' } sort keys %group) {
         my $at = $name eq 'six' ? "[::1]:$six" : $socket;
         ok wait_until(5, sub { status_of(get($port, "/$name")) == 200 }), "$name: served once it has passed";
+        my $since = length $gateway->log;
         $file->(sick => 'no');
-        ok wait_until(5, sub { $gateway->log =~ /server \Q$at\E is unhealthy: body: .* upstream "$name"/ }), "$name: out" or diag $gateway->log;
+        ok wait_until(5, sub { substr($gateway->log, $since) =~ /server \Q$at\E is unhealthy: body: .* upstream "$name"/ }), "$name: out" or diag $gateway->log;
         is status_of(get($port, "/$name")), 502, "$name: nobody is left";
         unlink "$odd->{dir}/html/sick";
     }
