@@ -7,6 +7,7 @@ mod breaker;
 mod cf;
 mod conf;
 mod context;
+mod dashboard;
 mod early;
 mod entry;
 mod filter;

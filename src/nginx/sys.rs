@@ -291,6 +291,23 @@ pub unsafe fn close_upstream(c: *mut sys::ngx_connection_t) {
     }
 }
 
+/// Whether a connection is a stream of QUIC.
+///
+/// # Safety
+/// `c` must be a live connection.
+pub unsafe fn is_quic(c: *const sys::ngx_connection_t) -> bool {
+    #[cfg(ngx_feature = "quic")]
+    // SAFETY: the caller vouches for `c`.
+    unsafe {
+        !(*c).quic.is_null()
+    }
+    #[cfg(not(ngx_feature = "quic"))]
+    {
+        let _ = c;
+        false
+    }
+}
+
 /// How often the core changed a list of peers: 0 where it never does.
 ///
 /// # Safety

@@ -260,6 +260,7 @@ unsafe extern "C" fn init_peer(
         let rc = unsafe { init(r, us) };
         if rc == OK {
             breaker::peer::wrap(request, group);
+            traffic::wrap(request, group);
         }
         rc
     })

@@ -24,6 +24,7 @@ use nginx_sys as sys;
 use super::conf::MainConf;
 use super::log::{self, Level};
 use super::sys::mono;
+use super::traffic;
 use super::upstream::{Group, conf_of};
 use super::{membership, worker};
 use crate::policy::balance::{Mode, Outlook};
@@ -176,6 +177,7 @@ pub fn put_into_force(group: &Group) {
 pub fn changed(main: &MainConf, group: &Group) {
     let before = group.health.panic.get();
     refresh(main, group);
+    traffic::observe(main, group);
     let (after, (usable, all)) = (group.health.panic.get(), group.health.outlook.get().primaries());
     let name = &group.name;
     match after {
