@@ -5,13 +5,15 @@ use core::ffi::c_void;
 
 use nginx_sys as sys;
 
+use super::super::context::Context;
 use super::super::entry::entry;
 use super::super::log::{self, Level};
+use super::super::module::early_module;
 use super::super::request::Request;
-use super::super::sys::{BUSY, DONE, ERROR, OK, close_upstream};
+use super::super::sys::{BUSY, DONE, ERROR, OK, close_upstream, slot};
 use super::super::upstream::Group;
 use super::servers::{self, Member, Servers};
-use super::{Gate, Guard, Scope, enter_all, outcome, refusal, target};
+use super::{Guard, Scope, enter_all, outcome, refusal, target};
 use crate::policy::breaker::{Failure, Outcome};
 use crate::shared::breaker::Token;
 
@@ -20,7 +22,9 @@ pub struct Peer {
     pub(super) request: *mut sys::ngx_http_request_t,
     group: &'static Group,
     route: Option<Guard<'static>>,
-    upstream: Option<Guard<'static>>,
+    pub(super) upstream: Option<Guard<'static>>,
+    /// The admissions of calm breakers, of the route and of the upstream; others are in the request's context.
+    tokens: [Cell<Option<Token>>; 2],
     /// Whether admission has been settled; retries are not asked again.
     asked: Cell<bool>,
     /// What the last attempt that ended came to, if that says anything.
@@ -38,12 +42,13 @@ pub struct Peer {
     pub(super) finalize: Finalize,
 }
 
+type Get = unsafe extern "C" fn(*mut sys::ngx_peer_connection_t, *mut c_void) -> sys::ngx_int_t;
 type Attempt = (&'static Member, Token);
 type Finalize = Option<unsafe extern "C" fn(*mut sys::ngx_http_request_t, sys::ngx_int_t)>;
 
 /// Puts ourselves around what the group's balancer has just set up for `request`.
 pub fn wrap(request: &Request, group: &'static Group) {
-    let (route, upstream) = (target::route(request), group.breaker.guard());
+    let (route, upstream) = (target::place(request).route, group.breaker.guard());
     if route.is_none() && upstream.is_none() && group.breaker.servers().is_none() {
         return;
     }
@@ -62,6 +67,7 @@ pub fn wrap(request: &Request, group: &'static Group) {
             group,
             route,
             upstream,
+            tokens: Default::default(),
             asked: Cell::new(false),
             last: Cell::new(None),
             nobody: Cell::new(false),
@@ -80,16 +86,27 @@ pub fn wrap(request: &Request, group: &'static Group) {
         (*pc).notify = (*pc).notify.and(Some(notify));
         (*pc).set_session = (*pc).set_session.and(Some(set_session));
         (*pc).save_session = (*pc).save_session.and(Some(save_session));
-        if request.is_main()
-            && let Some(ctx) = request.ctx_or_new()
-        {
-            ctx.passage.borrow_mut().flight = Some(&*place);
+        if request.is_main() {
+            // Found there if somebody else wraps us.
+            *slot((*r).ctx, early_module()) = place.cast();
             (*u).finalize_request = Some(finalize);
         }
     }
 }
 
 impl Peer {
+    /// The wrap around what the request's upstream asks for servers, or did until it ended.
+    pub fn of(request: &Request) -> Option<&Self> {
+        // SAFETY: a live request; behind our `get`, and in that slot, is what `wrap` put there, in the request's pool.
+        unsafe {
+            let r = request.as_ptr();
+            let pc = &raw const (*r).upstream.as_ref()?.peer;
+            let is_ours = (*pc).get.is_some_and(|its| core::ptr::fn_addr_eq(its, get as Get));
+            let place = if is_ours { (*pc).data } else { *slot((*r).ctx, early_module()) };
+            place.cast::<Self>().as_ref()
+        }
+    }
+
     fn request(&self) -> &Request {
         // SAFETY: nginx calls the callbacks of a peer only while its request lives.
         unsafe { Request::from_ptr(self.request) }
@@ -100,9 +117,34 @@ impl Peer {
         if self.asked.replace(true) {
             return None;
         }
+        if self.is_calm() {
+            return None;
+        }
         let (gate, retry_after) = enter_all(self.request(), self.route, self.upstream).err()?;
         // SAFETY: `pc` is what nginx passed to `get`.
         Some(unsafe { refusal::late(self, pc, gate, retry_after) })
+    }
+
+    /// Admits the request if its breakers have nothing to say, and it holds no permit of theirs.
+    fn is_calm(&self) -> bool {
+        let seated = |ctx: &Context| {
+            let passage = ctx.passage.borrow();
+            passage.route.token.is_some() || passage.upstream.token.is_some()
+        };
+        if self.request().ctx().is_some_and(seated) {
+            return false;
+        }
+        let mut tokens = [None; 2];
+        for (guard, token) in [self.route, self.upstream].into_iter().zip(&mut tokens) {
+            *token = guard.and_then(|guard| guard.gate.calm());
+            if guard.is_some() && token.is_none() {
+                return false;
+            }
+        }
+        if self.request().is_main() {
+            self.tokens.iter().zip(tokens).for_each(|(its, token)| its.set(token));
+        }
+        true
     }
 
     fn servers(&self) -> Option<&'static Servers> {
@@ -118,7 +160,7 @@ impl Peer {
         if !request.is_main() {
             return servers.ignored(member) || member.gate.peek().is_ok();
         }
-        match member.gate.admit(request) {
+        match member.gate.calm().map_or_else(|| member.gate.admit(request), Ok) {
             Ok(token) => {
                 self.attempt.set(Some((member, token)));
                 if token.is_test() {
@@ -183,6 +225,11 @@ impl Peer {
 
     /// The connection has become a tunnel: its handshake is the result.
     pub fn upgraded(&self) {
+        for (guard, token) in self.admissions() {
+            // SAFETY: a request that sends an upstream's header has its upstream.
+            let slow = unsafe { outcome::is_slow((*self.request).upstream, &guard.gate.settings) };
+            guard.gate.record(self.request(), token, Outcome::Success, slow);
+        }
         self.land(Some(Outcome::Success));
     }
 
@@ -190,9 +237,7 @@ impl Peer {
     unsafe fn settle(&self, rc: sys::ngx_int_t) {
         // SAFETY: nginx finalizes the upstream of a live request.
         let u = unsafe { (*self.request).upstream };
-        for (guard, scope) in [(self.route, Scope::Route), (self.upstream, Scope::Upstream)] {
-            let Some(guard) = guard else { continue };
-            let Some(token) = self.token(guard.gate, scope) else { continue };
+        for (guard, token) in self.admissions() {
             let nobody = Failure::Error;
             let last =
                 self.last.get().or((self.nobody.get() && guard.failing.counts(nobody)).then_some(nobody));
@@ -210,8 +255,14 @@ impl Peer {
         self.land(unsafe { outcome::of_request(u, rc, None, self.group.breaker.failing()) });
     }
 
-    fn token(&self, gate: &Gate, scope: Scope) -> Option<Token> {
-        self.request().ctx()?.passage.borrow_mut().seat(scope).take(gate)
+    /// What the breakers are to be told of, or be given back; once.
+    fn admissions(&self) -> impl Iterator<Item = (Guard<'static>, Token)> {
+        let scopes = [(self.route, Scope::Route), (self.upstream, Scope::Upstream)];
+        scopes.into_iter().zip(&self.tokens).filter_map(|((guard, scope), token)| {
+            let guard = guard?;
+            let seat = || self.request().ctx()?.passage.borrow_mut().seat(scope).take(guard.gate);
+            Some((guard, token.take().or_else(seat)?))
+        })
     }
 }
 
@@ -297,20 +348,15 @@ unsafe extern "C" fn save_session(pc: *mut sys::ngx_peer_connection_t, data: *mu
 
 /// The core calls this once per upstream: before it frees the peer that answered, or after the last one failed.
 unsafe extern "C" fn finalize(r: *mut sys::ngx_http_request_t, rc: sys::ngx_int_t) {
-    let flight = entry!("a circuit breaker's result", None, {
-        // SAFETY: nginx passes the live request whose upstream `wrap` hooked; its context outlives the upstream.
-        let request = unsafe { Request::from_ptr(r) };
-        let flight = request.ctx().and_then(|ctx| ctx.passage.borrow_mut().flight.take());
-        if let Some(peer) = flight {
-            // SAFETY: as above.
-            unsafe { peer.settle(rc) };
-        }
-        flight
-    });
-    let Some(peer) = flight else {
+    // SAFETY: nginx passes the live request whose upstream `wrap` hooked.
+    let Some(peer) = Peer::of(unsafe { Request::from_ptr(r) }) else {
         log::cycle(Level::Alert, format_args!("sluice: an upstream ended that never began"));
         return;
     };
+    entry!("a circuit breaker's result", (), {
+        // SAFETY: as above.
+        unsafe { peer.settle(rc) };
+    });
     // SAFETY: the proxying module's own callback, as the core would call it.
     unsafe {
         if let Some(finalize) = peer.finalize {
