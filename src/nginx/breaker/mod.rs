@@ -7,6 +7,7 @@
 //!
 //! The breaker of a server is asked for each attempt, after the balancer's pick, and judges each ([`servers`]).
 
+mod calls;
 pub mod conf;
 mod keeper;
 #[allow(dead_code, reason = "for the API, which is to come")]
@@ -32,7 +33,7 @@ use super::upstream::{Group, conf_of};
 use crate::policy::Millis;
 use crate::policy::breaker::{Failure, Outcome, Settings, State, Transition, Via};
 use crate::policy::limit::KeyHash;
-use crate::shared::breaker::{Admission, Breaker, Caller, Probed, Report, Token};
+use crate::shared::breaker::{Admission, Breaker, Caller, Era, Probed, Report, Token};
 use crate::shared::upstream::Store;
 
 pub use conf::{Conf, Failing, GroupConf, LocConf};
@@ -46,6 +47,7 @@ pub struct GroupState {
     gate: OnceCell<Gate>,
     servers: OnceCell<servers::Servers>,
     failing: OnceCell<Failing>,
+    balancers: calls::Table,
 }
 
 impl GroupState {
@@ -131,7 +133,7 @@ impl Gate {
     }
 
     /// What [`Breaker::calm`] says.
-    fn calm(&self) -> Option<Token> {
+    fn calm(&self) -> Option<Era> {
         self.breaker.calm()
     }
 

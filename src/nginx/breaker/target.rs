@@ -31,12 +31,17 @@ pub struct Place {
 
 /// What the request's location says of its target.
 pub fn place(request: &Request) -> Place {
-    let place = *request.loc_conf().breaker.place.get_or_init(|| find(request));
+    let place = *of(request);
     // SAFETY: a live request.
     if unsafe { (*request.as_ptr()).content_handler }.is_none() {
         return Place { route: place.route, ..Place::default() };
     }
     place
+}
+
+/// The same without asking whether the location serves content by itself.
+pub fn of(request: &Request) -> &'static Place {
+    request.loc_conf().breaker.place.get_or_init(|| find(request))
 }
 
 fn find(request: &Request) -> Place {

@@ -15,7 +15,7 @@ pub static VARIABLES: [Variable; 2] = [
 /// first that is not closed.
 fn gate(request: &Request) -> Option<&'static Gate> {
     let seat = || request.ctx()?.passage.try_borrow().ok()?.upstream.guard;
-    let met = || Peer::of(request)?.upstream.or_else(seat);
+    let met = || Peer::of(request)?.upstream().or_else(seat);
     let place = target::place(request);
     let both = [place.route, place.upstream.or_else(met)].map(|guard| guard.map(|guard| guard.gate));
     let mut gates = both.into_iter().flatten();

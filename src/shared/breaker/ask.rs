@@ -1,5 +1,7 @@
 //! What a breaker is asked and told, and what it answers.
 
+use std::num::NonZeroU32;
+
 use crate::policy::Millis;
 use crate::policy::breaker::Outcome;
 
@@ -44,6 +46,26 @@ impl Token {
     #[must_use]
     pub const fn is_suppressed(&self) -> bool {
         self.suppressed
+    }
+}
+
+/// The admission by a breaker that is calm: of which generation. 4 bytes, also in an `Option`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Era(NonZeroU32);
+
+impl Era {
+    /// `generation` has 20 bits.
+    pub(super) const fn new(generation: u32) -> Option<Self> {
+        match NonZeroU32::new(generation.wrapping_add(1)) {
+            Some(successor) => Some(Self(successor)),
+            None => None,
+        }
+    }
+}
+
+impl From<Era> for Token {
+    fn from(era: Era) -> Self {
+        Self::plain(era.0.get() - 1)
     }
 }
 

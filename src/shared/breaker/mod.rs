@@ -18,7 +18,7 @@ use crate::shared::cell::atomic::Ordering::{Relaxed, SeqCst};
 use crate::shared::cell::atomic::fence;
 use crate::shared::cell::atomic::{AtomicU32, AtomicU64};
 
-pub use ask::{Admission, Caller, Report, Token};
+pub use ask::{Admission, Caller, Era, Report, Token};
 pub use eject::{Bar, Probed};
 pub use keep::View;
 
@@ -108,13 +108,16 @@ impl Breaker {
         }
     }
 
-    /// A token for which nothing needs to be asked: CLOSED, and no word of the operator's. Two loads; changes and
+    /// Admission where nothing needs to be asked: CLOSED, and no word of the operator's. Two loads; changes and
     /// counts nothing. `None`: [`Self::admit`] knows.
     #[inline]
-    pub fn calm(&self) -> Option<Token> {
+    pub fn calm(&self) -> Option<Era> {
         let state = self.load();
-        let calm = state.state == State::Closed && self.over.load(Relaxed) == 0;
-        calm.then(|| Token::plain(state.generation))
+        if state.state == State::Closed && self.over.load(Relaxed) == 0 {
+            Era::new(state.generation)
+        } else {
+            None
+        }
     }
 
     fn admit_unforced(
