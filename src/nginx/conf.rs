@@ -4,7 +4,7 @@ use nginx_sys as sys;
 
 use super::cf::{Directive, Result, Setter, complain, directive, parse_size, set_once};
 use super::sys::CORE_STICKY;
-use super::{balance, breaker, health, limit, redis, reject};
+use super::{api, balance, breaker, dashboard, health, limit, redis, reject, traffic};
 
 /// http level: one per cycle.
 #[derive(Default)]
@@ -13,8 +13,10 @@ pub struct MainConf {
     pub limits: limit::Zones,
     pub health: health::Conf,
     pub breaker: breaker::Conf,
+    pub api: api::Conf,
     /// The zone of upstream state, announced when all upstreams are known.
     pub upstreams: super::upstream::Conf,
+    pub traffic: traffic::Conf,
     /// `sluice_zone`, in bytes.
     pub zone_size: Option<usize>,
 }
@@ -41,6 +43,9 @@ pub struct LocConf {
     pub limit: limit::LocConf,
     pub reject: reject::LocConf,
     pub breaker: breaker::LocConf,
+    pub api: api::LocConf,
+    pub traffic: traffic::LocConf,
+    pub dashboard: dashboard::LocConf,
 }
 
 impl LocConf {
@@ -48,6 +53,9 @@ impl LocConf {
     pub fn merge(&mut self, prev: &Self, main: &MainConf, cf: *mut sys::ngx_conf_t) -> Result {
         self.reject.merge(&prev.reject);
         self.breaker.merge(&prev.breaker);
+        self.api.merge(&prev.api, cf);
+        self.dashboard.merge(&prev.dashboard, cf);
+        self.traffic.merge(&prev.traffic, &main.traffic);
         self.limit.merge(&prev.limit, main, cf)
     }
 }
@@ -55,6 +63,8 @@ impl LocConf {
 const H: u32 = sys::NGX_HTTP_MAIN_CONF;
 const S: u32 = sys::NGX_HTTP_SRV_CONF;
 const L: u32 = sys::NGX_HTTP_LOC_CONF;
+/// `if` in a location.
+const LIF: u32 = sys::NGX_HTTP_LIF_CONF;
 const U: u32 = sys::NGX_HTTP_UPS_CONF;
 /// Inside `match` and its groups. HTTP modules leave this bit to core modules, whose directives are not
 /// looked at while an http block is read; `include` works here as everywhere.
@@ -67,7 +77,7 @@ const BLOCK: u32 = sys::NGX_CONF_BLOCK;
 const NONE: u32 = sys::NGX_CONF_NOARGS;
 
 /// Every directive of the module.
-pub static mut COMMANDS: [sys::ngx_command_t; 28] = [
+pub static mut COMMANDS: [sys::ngx_command_t; 31] = [
     directive(c"sluice_zone", H | ONE, &Setter::Main(sluice_zone)),
     // Redis
     directive(c"redis", H | BLOCK | ONE, &Setter::Block(redis::block)),
@@ -99,6 +109,10 @@ pub static mut COMMANDS: [sys::ngx_command_t; 28] = [
     directive(c"circuit_breaker_status", H | S | L | ONE, &Setter::Location(breaker::conf::status)),
     // Balancing
     directive(c"panic_threshold", U | SOME, &Setter::Server(balance::conf::panic_threshold)),
+    // Control and observation
+    directive(c"status_zone", S | L | LIF | ONE, &Setter::Location(traffic::conf::status_zone)),
+    directive(c"api", L | NONE | ONE, &Setter::Main(api::api)),
+    directive(c"dashboard", L | NONE | ONE, &Setter::Location(dashboard::dashboard)),
     // The core's own, where it has one: then the table ends here.
     if CORE_STICKY {
         sys::ngx_command_t::empty()
@@ -119,11 +133,12 @@ fn sluice_zone(directive: &Directive, conf: &mut MainConf) -> Result {
 
 /// Everything that can only be settled when the whole configuration has been read.
 pub fn finish(cf: *mut sys::ngx_conf_t, main: &mut MainConf) -> Result {
-    if let Err(error) = super::upstream::finish(cf, main) {
+    if let Err(error) = super::upstream::finish(cf, main).and_then(|()| traffic::conf::finish(cf, main)) {
         if !matches!(error, super::cf::ConfError::Logged) {
             complain(cf, format_args!("{error}"));
         }
         return Err(super::cf::ConfError::Logged);
     }
+    api::warn(cf, main);
     Ok(())
 }

@@ -1,16 +1,20 @@
 //! Glue: the only folder that knows nginx. Trampolines of a few lines over safe functions.
 
+#[allow(dead_code, reason = "resources to come use the rest")]
+mod api;
 mod balance;
 mod breaker;
 mod cf;
 mod conf;
 mod context;
+mod dashboard;
 mod early;
 mod entry;
 mod filter;
 mod health;
 mod limit;
 mod log;
+mod membership;
 mod module;
 mod redis;
 mod reject;
@@ -18,6 +22,7 @@ mod request;
 mod sys;
 mod timer;
 mod times;
+mod traffic;
 mod upstream;
 mod variables;
 mod wake;

@@ -14,8 +14,8 @@ use nginx_sys as sys;
 use super::conf::{COMMANDS, LocConf, MainConf, SrvConf};
 use super::entry::entry;
 use super::request::Request;
-use super::sys::{CONF_ERROR, CONF_OK, ERROR, OK, Process, process, slot};
-use super::{balance, breaker, conf, early, filter, limit, upstream, variables, worker};
+use super::sys::{CONF_ERROR, CONF_OK, DECLINED, ERROR, OK, Process, process, slot};
+use super::{api, balance, breaker, conf, early, filter, limit, traffic, upstream, variables, worker};
 
 /// A table of pointers that nginx reads and nobody writes.
 #[repr(transparent)]
@@ -207,15 +207,31 @@ unsafe extern "C" fn postconfiguration(cf: *mut sys::ngx_conf_t) -> sys::ngx_int
             if routes && !add_handler(cf, sys::ngx_http_phases_NGX_HTTP_LOG_PHASE, logged) {
                 return ERROR;
             }
+            let counts = main_conf(cf).traffic.wanted.get();
+            if counts
+                && !(add_handler(cf, sys::ngx_http_phases_NGX_HTTP_POST_READ_PHASE, begun)
+                    && add_handler(cf, sys::ngx_http_phases_NGX_HTTP_LOG_PHASE, counted))
+            {
+                return ERROR;
+            }
         }
         OK
     })
 }
 
-unsafe extern "C" fn filter_postconfiguration(_: *mut sys::ngx_conf_t) -> sys::ngx_int_t {
-    // SAFETY: this is nginx's postconfiguration.
-    unsafe { filter::install() };
-    OK
+unsafe extern "C" fn filter_postconfiguration(cf: *mut sys::ngx_conf_t) -> sys::ngx_int_t {
+    entry!("postconfiguration", ERROR, {
+        // SAFETY: this is nginx's postconfiguration, after that of the main module. What stands last in a phase's list
+        // runs first: before the core's limits.
+        unsafe {
+            filter::install();
+            let limited = main_conf(cf).traffic.core_limits.get();
+            if limited && !add_handler(cf, sys::ngx_http_phases_NGX_HTTP_PREACCESS_PHASE, noted) {
+                return ERROR;
+            }
+        }
+        OK
+    })
 }
 
 type Handler = unsafe extern "C" fn(*mut sys::ngx_http_request_t) -> sys::ngx_int_t;
@@ -259,6 +275,30 @@ unsafe extern "C" fn logged(r: *mut sys::ngx_http_request_t) -> sys::ngx_int_t {
     OK
 }
 
+unsafe extern "C" fn begun(r: *mut sys::ngx_http_request_t) -> sys::ngx_int_t {
+    entry!("a request's start", (), {
+        // SAFETY: nginx passes a live request.
+        traffic::begun(unsafe { Request::from_ptr(r) });
+    });
+    DECLINED
+}
+
+unsafe extern "C" fn noted(r: *mut sys::ngx_http_request_t) -> sys::ngx_int_t {
+    entry!("noting a request's limits", (), {
+        // SAFETY: nginx passes a live request.
+        traffic::noted(unsafe { Request::from_ptr(r) });
+    });
+    DECLINED
+}
+
+unsafe extern "C" fn counted(r: *mut sys::ngx_http_request_t) -> sys::ngx_int_t {
+    entry!("counting a request", (), {
+        // SAFETY: nginx passes a live request.
+        traffic::logged(unsafe { Request::from_ptr(r) });
+    });
+    OK
+}
+
 /// Our main configuration in a finished cycle; `None` without an http block.
 unsafe fn conf_of(cycle: *mut sys::ngx_cycle_t) -> Option<&'static MainConf> {
     // SAFETY: the caller passes a cycle whose configuration has been read; the http module's slot holds its
@@ -275,7 +315,10 @@ unsafe extern "C" fn init_module(cycle: *mut sys::ngx_cycle_t) -> sys::ngx_int_t
     entry!("init_module", OK, {
         // SAFETY: nginx passes the new cycle, zones and upstreams set up, before any worker of it exists.
         let Some(conf) = (unsafe { conf_of(cycle) }) else { return OK };
+        api::note_cycle();
         upstream::adopt(conf);
+        // SAFETY: as above.
+        unsafe { traffic::adopt(conf, cycle) };
         // Drawn here, so that all workers have the same.
         worker::gateway();
         // `master_process off`: a reload makes a new cycle in the process that serves, without init_process.

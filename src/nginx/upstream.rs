@@ -12,11 +12,11 @@ use super::entry::entry;
 use super::log::{self, Level};
 use super::module::main_module;
 use super::request::Request;
-use super::sys::{ERROR, OK, slot};
+use super::sys::{ERROR, OK, mono, slot};
 use super::zone::{Contents, Zone, min_size};
-use super::{breaker, health};
+use super::{breaker, health, membership, traffic};
 use crate::shared::cell::Region;
-use crate::shared::upstream::Store;
+use crate::shared::upstream::{Claims, Store};
 
 /// The groups, and the zone that holds their state.
 #[derive(Default)]
@@ -29,6 +29,11 @@ impl Conf {
     /// The records, once nginx has mapped the zone.
     pub fn store(&self) -> Option<&Store> {
         Some(&self.zone.as_ref()?.get()?.0)
+    }
+
+    /// Calls `f` with the right to claim records. `None`: another process of the host has it.
+    pub fn claim_now<T>(&self, f: impl FnOnce(&mut Claims<'_>) -> T) -> Option<T> {
+        self.zone.as_ref()?.locked_now(|records| f(&mut Claims::new(&records.0, mono() / 1000)))
     }
 
     /// The group of an upstream, by its number in the upstream's own configuration.
@@ -45,8 +50,10 @@ pub struct Group {
     init: sys::ngx_http_upstream_init_peer_pt,
     /// Numbers of the checks of this group in `health::Conf`.
     pub checks: Vec<usize>,
+    pub membership: membership::State,
     pub health: health::GroupState,
     pub breaker: breaker::GroupState,
+    pub traffic: traffic::peers::GroupState,
 }
 
 /// The memory of upstream state.
@@ -109,13 +116,16 @@ pub unsafe fn conf_of<'c>(us: *const sys::ngx_http_upstream_srv_conf_t) -> Optio
 pub fn finish(cf: *mut sys::ngx_conf_t, main: &mut MainConf) -> Result {
     health::conf::resolve(cf, main)?;
     let mut records = Need::default();
+    let (mut looked_after, counted) = (false, main.traffic.wanted.get());
     for us in all(cf) {
         // SAFETY: an explicit group of the configuration being finished.
         let Some(conf) = (unsafe { conf_of(us) }) else { continue };
         let checks = main.health.checks_of(us);
         let balanced = conf.balance.is_configured();
         let routed = main.breaker.has_routes();
-        if checks.is_empty() && !conf.breaker.is_configured() && !balanced && !routed {
+        let ours = !checks.is_empty() || conf.breaker.is_configured() || balanced || routed;
+        looked_after |= ours;
+        if !ours && !counted {
             continue;
         }
         conf.balance.check(cf, us)?;
@@ -137,7 +147,7 @@ pub fn finish(cf: *mut sys::ngx_conf_t, main: &mut MainConf) -> Result {
         }
         records.breakers += main.breaker.routes.len();
     }
-    if main.upstreams.groups.is_empty() && records.breakers == 0 {
+    if !looked_after && records.breakers == 0 {
         return Ok(());
     }
     if records.breakers > 0 {
@@ -148,7 +158,7 @@ pub fn finish(cf: *mut sys::ngx_conf_t, main: &mut MainConf) -> Result {
 }
 
 /// How many peers a group may come to have: what the file names, and room for what DNS adds.
-fn servers(us: *const sys::ngx_http_upstream_srv_conf_t) -> usize {
+pub fn servers(us: *const sys::ngx_http_upstream_srv_conf_t) -> usize {
     // SAFETY: an explicit group of the configuration being finished; `servers` is an array the core built.
     unsafe {
         if (*us).servers.is_null() {
@@ -167,8 +177,8 @@ fn wrap(us: *mut sys::ngx_http_upstream_srv_conf_t, name: String, checks: Vec<us
     }
     // SAFETY: as above.
     unsafe { (*us).peer.init = Some(init_peer) };
-    let (health, breaker) = Default::default();
-    Ok(Group { name, upstream: us, init, checks, health, breaker })
+    let (membership, health, breaker, traffic) = Default::default();
+    Ok(Group { name, upstream: us, init, checks, membership, health, breaker, traffic })
 }
 
 /// Bytes of a zone with so many records: what the slab pool keeps for itself (its head, and 32 bytes for each page)
@@ -214,16 +224,17 @@ fn announce(cf: *mut sys::ngx_conf_t, size: Option<usize>, need: &Need) -> Resul
 /// Every zone is mapped, no worker of this cycle runs yet: ties groups to their records and puts verdicts of
 /// the former cycle into force before the first request.
 pub fn adopt(main: &'static MainConf) {
-    let Some(store) = main.upstreams.store() else { return };
-    let generation = store.begin_cycle();
-    breaker::adopt_routes(main, store);
-    for group in &main.upstreams.groups {
-        // Whom breakers keep out says who is usable, and that says whether breakers are heard.
-        breaker::adopt(group, store);
-        health::adopt(main, group, store, generation);
-        breaker::servers::put_into_force(group);
-    }
-    main.health.generation.set(generation);
+    let Some(zone) = &main.upstreams.zone else { return };
+    // A worker of the former cycle may be claiming records for servers that have just come.
+    zone.locked(|Records(store)| {
+        let generation = store.begin_cycle();
+        main.health.generation.set(generation);
+        let mut claims = Claims::new(store, mono() / 1000);
+        breaker::adopt_routes(main, &mut claims);
+        for group in &main.upstreams.groups {
+            membership::adopt(main, group, &mut claims);
+        }
+    });
 }
 
 /// `peer.init` of a wrapped group: fresh verdicts first, then the balancer, then the breaker around it.
@@ -249,6 +260,7 @@ unsafe extern "C" fn init_peer(
         let rc = unsafe { init(r, us) };
         if rc == OK {
             breaker::peer::wrap(request, group);
+            traffic::wrap(request, group);
         }
         rc
     })

@@ -2,6 +2,7 @@
 
 use core::cell::Cell;
 use core::ffi::c_void;
+use std::rc::Rc;
 
 use nginx_sys as sys;
 
@@ -19,8 +20,8 @@ use super::{Guard, Scope, enter_all, outcome, refusal};
 use crate::policy::breaker::{Failure, Outcome};
 use crate::shared::breaker::{Era, Token};
 
-/// One request's way to one upstream, in the request's pool. It needs no drop. Small, because every request to an
-/// upstream with a breaker has one.
+/// One request's way to one upstream, in the request's pool. Small, because every request to an upstream with a breaker
+/// has one. Nobody drops it: the attempt, which would need it, is over when the core is done with the upstream.
 pub struct Peer {
     pub(super) request: *mut sys::ngx_http_request_t,
     group: &'static Group,
@@ -45,7 +46,7 @@ pub struct Peer {
 const _: () = assert!(size_of::<Peer>() <= 80);
 
 type Get = unsafe extern "C" fn(*mut sys::ngx_peer_connection_t, *mut c_void) -> sys::ngx_int_t;
-type Attempt = (&'static Member, Token);
+type Attempt = (Rc<Member>, Token);
 
 /// Puts ourselves around what the group's balancer has just set up for `request`.
 pub fn wrap(request: &Request, group: &'static Group) {
@@ -157,10 +158,10 @@ impl Peer {
     unsafe fn board(&self, pc: *const sys::ngx_peer_connection_t) -> bool {
         let Some(servers) = self.servers() else { return true };
         // SAFETY: nginx passed `pc` to `get`; `name` is only compared.
-        let Some(member) = servers.find(unsafe { (*pc).name }) else { return true };
+        let Some(member) = servers.named(unsafe { (*pc).name }) else { return true };
         let request = self.request();
         if !request.is_main() {
-            return servers.ignored(member) || member.gate.peek().is_ok();
+            return servers.ignored(&member) || member.gate.peek().is_ok();
         }
         match member.gate.calm().map_or_else(|| member.gate.admit(request), |era| Ok(era.into())) {
             Ok(token) => {
@@ -170,7 +171,7 @@ impl Peer {
                 }
                 true
             }
-            Err(_) => servers.ignored(member),
+            Err(_) => servers.ignored(&member),
         }
     }
 
@@ -202,8 +203,9 @@ impl Peer {
     /// Whether a breaker waits to hear of the attempt under way.
     fn is_at_server(&self) -> bool {
         let attempt = self.attempt.take();
+        let is_some = attempt.is_some();
         self.attempt.set(attempt);
-        attempt.is_some()
+        is_some
     }
 
     /// The attempt under way has come to this, or to nothing that says anything.
@@ -214,9 +216,9 @@ impl Peer {
             Some(outcome) => {
                 // SAFETY: an attempt is one of the live request's upstream.
                 let slow = unsafe { outcome::is_slow((*self.request).upstream, &member.gate.settings) };
-                let made = servers.record(request, member, token, outcome, slow);
+                let made = servers.record(request, &member, token, outcome, slow);
                 if let Some(number) =
-                    servers.number(member).filter(|_| made.is_some_and(|made| made.readmits()))
+                    servers.number(&member).filter(|_| made.is_some_and(|made| made.readmits()))
                 {
                     self.group.health.readmit(number);
                 }
