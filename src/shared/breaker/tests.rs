@@ -1,5 +1,6 @@
 //! The trace of the specification, what a dead worker leaves behind, and threads that meet at one instant.
 
+mod flapping;
 #[cfg(sluice_loom)]
 mod loom;
 mod model;
