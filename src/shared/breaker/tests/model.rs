@@ -272,6 +272,16 @@ impl Model {
     }
 }
 
+/// What can be seen of both is the same.
+fn agrees(model: &Model, breaker: &Breaker) -> Result<(), TestCaseError> {
+    let view = breaker.view(&model.s, model.now);
+    prop_assert_eq!((view.state, view.forced), (model.state, model.forced()));
+    prop_assert_eq!(breaker.calm().is_some(), model.state == State::Closed && model.over.is_none());
+    prop_assert_eq!(view.attempts, model.attempts);
+    prop_assert_eq!((view.late, view.rejected), (model.late, model.rejected));
+    Ok(())
+}
+
 fn run(s: Settings, start: u64, steps: &[Step]) -> Result<(), TestCaseError> {
     let breaker = Breaker::default();
     let mut model = Model::new(s, start);
@@ -328,11 +338,7 @@ fn run(s: Settings, start: u64, steps: &[Step]) -> Result<(), TestCaseError> {
             }
             Step::Record { .. } | Step::Abort { .. } => {}
         }
-        let view = breaker.view(&s, model.now);
-        prop_assert_eq!((view.state, view.forced), (model.state, model.forced()));
-        prop_assert_eq!(breaker.calm().is_some(), model.state == State::Closed && model.over.is_none());
-        prop_assert_eq!(view.attempts, model.attempts);
-        prop_assert_eq!((view.late, view.rejected), (model.late, model.rejected));
+        agrees(&model, &breaker)?;
     }
     Ok(())
 }
