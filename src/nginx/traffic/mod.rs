@@ -19,6 +19,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 
 use super::conf::MainConf;
 use super::log::{self, Level};
+use super::sys::mono;
 use super::zone::{Contents, Zone};
 use crate::policy::limit::KeyHash;
 use crate::shared::cell::Region;
@@ -105,7 +106,7 @@ fn key(about: &str) -> Key {
 
 /// A series that the plan has room for; without it, whatever it is about is not counted.
 fn claim<T: Cells>(store: &Store, about: &str) -> Option<Series<T>> {
-    match store.claim(key(about)) {
+    match store.claim(key(about), mono()) {
         Ok(series) => Some(series),
         Err(full) => {
             let subject = about.replace('\0', " ");
