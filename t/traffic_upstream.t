@@ -16,7 +16,7 @@ my $hung = '127.0.0.1:' . $mute->sockport;
 sub server_of {
     my ($text) = @_;
     my $port = free_port();
-    my $self = gateway(load => '', http => "log_format sizes '\$request_length \$bytes_sent \$status'; server { listen 127.0.0.1:$port; access_log logs/access.log sizes; $text }");
+    my $self = gateway(load => '', http => "root html; client_max_body_size 10m; log_format sizes '\$request_length \$bytes_sent \$status'; server { listen 127.0.0.1:$port; access_log logs/access.log sizes; $text }");
     $self->{port} = $port;
     return $self;
 }
@@ -35,9 +35,10 @@ sub noted {
     return \@sum;
 }
 
-my $common = 'location / { return 200 answer; } location /s503 { return 503; } location /s404 { return 404; } location /odd { return 599; }';
+my $common = 'location /big { try_files /big =404; } location / { return 200 answer; } location /s503 { return 503; } location /s404 { return 404; } location /odd { return 599; }';
 my $one    = server_of("$common location /away { add_header X-Accel-Redirect /two/landed; return 200; }");
 my $two    = server_of($common);
+Sluice::Run::spew("$one->{dir}/html/big", 'x' x 300_000);
 my ($a, $b) = map {"127.0.0.1:$_->{port}"} $one, $two;
 
 my ($port, $api) = (free_port(), free_port());
@@ -101,6 +102,17 @@ like $plain->{selected}, qr/^20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/, 'when it
 is_deeply [ @$plain{qw(fails unavail downtime active)} ], [ 0, 0, 0, 0 ], 'none of these are failures';
 ok !exists $plain->{downstart}, 'never out of service';
 
+# Large ones, both ways, over connections that are kept and not.
+get($port, '/plain/big') for 1 .. 2;
+get($port, '/kept/big') for 1 .. 3;
+get($port, '/plain/big', method => 'POST', body => 'y' x 10_000);
+becomes(sub { peer('plain')->{requests} + peer('kept')->{requests} }, 13, 'large ones');
+ok wait_until(5, sub { noted($one)->[0] == 13 }), 'which the server has noted';
+($count, $in, $out) = @{ noted($one) };
+cmp_ok $out, '>', 1_500_000, 'large indeed';
+is peer('plain')->{sent} + peer('kept')->{sent}, $in + 10_000, 'bytes sent, as the server has it, who does not count a body that it does not read';
+is peer('plain')->{received} + peer('kept')->{received}, $out, 'bytes received, as the server has it';
+
 # Without a zone, over both workers; two of one address; hash; backup.
 fetch('/bare/', 12);
 becomes(sub { my $g = group('bare'); $g->{peers}[0]{requests} + $g->{peers}[1]{requests} }, 12, 'without a zone: of all workers');
@@ -115,9 +127,14 @@ becomes(sub { requests('off') }, '0 3', 'nor does one that is down');
 is peer('off')->{state}, 'down', 'down';
 is_deeply peer('off')->{because}, ['takes no traffic: it is down'], 'and why';
 
+fetch('/drained/', 3);
+becomes(sub { requests('drained') }, '0 3', 'nor one that drains');
+is peer('drained')->{state}, 'draining', 'draining';
+is_deeply peer('drained')->{because}, ['takes bound sessions only: it drains'], 'and why';
+
 # Connections that are kept: one server, one connection and worker at most.
 fetch('/kept/', 6);
-becomes(sub { requests('kept') }, 6, 'over connections that are kept');
+becomes(sub { requests('kept') }, 9, 'over connections that are kept');
 ok wait_until(5, sub { (group('kept')->{keepalive} || 0) >= 1 }), 'which are seen' or diag explain group('kept');
 cmp_ok group('kept')->{keepalive}, '<=', 2, 'one for each worker at most';
 is group('plain')->{keepalive}, 0, 'a group without keepalive keeps none';
