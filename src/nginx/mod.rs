@@ -7,6 +7,7 @@ mod conf;
 mod context;
 mod early;
 mod entry;
+mod events;
 mod filter;
 mod health;
 mod limit;

@@ -15,7 +15,7 @@ use super::conf::{COMMANDS, LocConf, MainConf, SrvConf};
 use super::entry::entry;
 use super::request::Request;
 use super::sys::{CONF_ERROR, CONF_OK, ERROR, OK, Process, process, slot};
-use super::{balance, breaker, conf, early, filter, limit, upstream, variables, worker};
+use super::{balance, breaker, conf, early, events, filter, limit, upstream, variables, worker};
 
 /// A table of pointers that nginx reads and nobody writes.
 #[repr(transparent)]
@@ -274,7 +274,11 @@ unsafe fn conf_of(cycle: *mut sys::ngx_cycle_t) -> Option<&'static MainConf> {
 unsafe extern "C" fn init_module(cycle: *mut sys::ngx_cycle_t) -> sys::ngx_int_t {
     entry!("init_module", OK, {
         // SAFETY: nginx passes the new cycle, zones and upstreams set up, before any worker of it exists.
-        let Some(conf) = (unsafe { conf_of(cycle) }) else { return OK };
+        let Some(conf) = (unsafe { conf_of(cycle) }) else {
+            events::forget();
+            return OK;
+        };
+        conf.events.adopt();
         upstream::adopt(conf);
         // Drawn here, so that all workers have the same.
         worker::gateway();

@@ -23,6 +23,7 @@ use nginx_sys as sys;
 
 use super::conf::MainConf;
 use super::context::Context;
+use super::events::{self, Event, Kind};
 use super::log::{self, Level};
 use super::request::Request;
 use super::sys::{DECLINED, mono, worker_index};
@@ -74,10 +75,40 @@ fn gates(conf: &MainConf) -> impl Iterator<Item = &Gate> {
 pub struct Gate {
     /// For the log: `upstream "api"` and the like.
     name: String,
+    about: About,
     settings: Settings,
     breaker: &'static Breaker,
     /// When this process last said that a trip was suppressed.
     said: Cell<Option<Millis>>,
+}
+
+/// What a breaker is of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum About {
+    Route(String),
+    Upstream(String),
+    Server { upstream: String, server: String },
+}
+
+impl core::fmt::Display for About {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Route(name) => write!(f, "route \"{name}\""),
+            Self::Upstream(name) => write!(f, "upstream \"{name}\""),
+            Self::Server { upstream, server } => write!(f, "server {server} of upstream \"{upstream}\""),
+        }
+    }
+}
+
+impl About {
+    /// Group and server in an event; a route stands for a group of its own.
+    pub fn names(&self) -> (String, &str) {
+        match self {
+            Self::Route(name) => (format!("route:{name}"), ""),
+            Self::Upstream(name) => (name.clone(), ""),
+            Self::Server { upstream, server } => (upstream.clone(), server),
+        }
+    }
 }
 
 /// A breaker, and what it takes for a failure.
@@ -90,11 +121,12 @@ pub struct Guard<'c> {
 impl Gate {
     /// Finds the record of `name` in the zone. The key says what it is about, so the state survives a reload,
     /// whatever moved.
-    fn adopt(store: &Store, name: String, key: &str, settings: Settings) -> Option<Self> {
+    fn adopt(store: &Store, about: About, key: &str, settings: Settings) -> Option<Self> {
+        let name = about.to_string();
         let (high, low) = KeyHash::new(format!("breaker\0{key}").as_bytes()).as_u64s();
         match store.breaker([high, low]) {
             Ok((index, _)) => match store.breaker_at(index) {
-                Some(breaker) => return Some(Self { name, settings, breaker, said: Cell::new(None) }),
+                Some(breaker) => return Some(Self { name, about, settings, breaker, said: Cell::new(None) }),
                 None => log::cycle(Level::Alert, format_args!("no circuit breaker for {name}")),
             },
             Err(full) => log::cycle(
@@ -156,6 +188,15 @@ impl Gate {
             Some(request) => request.log(level, format_args!("{line}")),
             None => log::cycle(level, format_args!("{line}")),
         }
+        let (upstream, peer) = self.about.names();
+        events::note(&Event {
+            kind: Kind::Breaker,
+            upstream: &upstream,
+            peer,
+            from: transition.from.name(),
+            to: transition.to.name(),
+            text: &line.to_string(),
+        });
     }
 }
 
@@ -245,8 +286,8 @@ impl Passage {
 /// Ties the breakers of routes to their records.
 pub fn adopt_routes(main: &'static MainConf, store: &Store) {
     for route in &main.breaker.routes {
-        let (name, key) = (format!("route \"{}\"", route.name), format!("route {}", route.name));
-        if let Some(gate) = Gate::adopt(store, name, &key, route.settings) {
+        let (about, key) = (About::Route(route.name.clone()), format!("route {}", route.name));
+        if let Some(gate) = Gate::adopt(store, about, &key, route.settings) {
             // Once per cycle: the cell is empty.
             let _ = route.gate.set(gate);
         }
@@ -261,8 +302,8 @@ pub fn adopt(group: &Group, store: &Store) {
     // A group is adopted once per cycle: the cells are empty.
     let _ = its.failing.set(conf.breaker.failing.unwrap_or(Failing::DEFAULT));
     if let Some(settings) = conf.breaker.settings {
-        let (name, key) = (format!("upstream \"{}\"", group.name), format!("upstream {}", group.name));
-        if let Some(gate) = Gate::adopt(store, name, &key, settings) {
+        let (about, key) = (About::Upstream(group.name.clone()), format!("upstream {}", group.name));
+        if let Some(gate) = Gate::adopt(store, about, &key, settings) {
             let _ = its.gate.set(gate);
         }
     }

@@ -18,7 +18,7 @@ use super::super::log::{self, Level};
 use super::super::request::Request;
 use super::super::sys::{PeersLock, mono};
 use super::super::upstream::Group;
-use super::Gate;
+use super::{About, Gate};
 use crate::policy::Millis;
 use crate::policy::breaker::{Outcome, Settings, State, Transition, may_eject};
 use crate::shared::breaker::{Bar, Token};
@@ -71,9 +71,9 @@ pub fn adopt(group: &Group, store: &Store, settings: Settings) -> Option<Servers
         let count = seen.entry(server.identity()).or_default();
         let key = format!("peer {name}\0{}\0{count}", server.identity());
         *count += 1;
-        let said = format!("server {} of upstream \"{name}\"", server.name);
+        let about = About::Server { upstream: name.clone(), server: server.name.clone() };
         // Its absence has been logged; the others' numbers must stay those of the lists.
-        let gate = Gate::adopt(store, said, &key, settings)?;
+        let gate = Gate::adopt(store, about, &key, settings)?;
         members.push(Member { server, gate, name: Cell::new(null()), free: Cell::new(false) });
     }
     Some(Servers {

@@ -6,6 +6,7 @@ use nginx_sys as sys;
 
 use super::super::breaker;
 use super::super::conf::MainConf;
+use super::super::events::{self, Event, Kind};
 use super::super::log::{self, Level};
 use super::super::sys::{Process, mono, process, worker_index, worker_processes};
 use super::super::timer::Timer;
@@ -323,6 +324,14 @@ fn tested(subject: &Subject<'_>, server: usize, flight: &Flight, passed: bool) -
 /// One line for each change.
 fn announce(subject: &Subject<'_>, change: Change, reason: &str) {
     let (server, group) = (&subject.member.server.name, &subject.group.name);
+    events::note(&Event {
+        kind: Kind::Health,
+        upstream: group,
+        peer: server,
+        from: change.from.as_str(),
+        to: change.to.as_str(),
+        text: if reason.is_empty() { "the check passed" } else { reason },
+    });
     match change.to {
         Condition::Up => {
             log::cycle(
