@@ -4,7 +4,7 @@ use nginx_sys as sys;
 
 use super::cf::{Directive, Result, Setter, complain, directive, parse_size, set_once};
 use super::sys::CORE_STICKY;
-use super::{balance, breaker, events, health, limit, redis, reject};
+use super::{api, balance, breaker, events, health, limit, redis, reject, traffic};
 
 /// http level: one per cycle.
 #[derive(Default)]
@@ -13,8 +13,10 @@ pub struct MainConf {
     pub limits: limit::Zones,
     pub health: health::Conf,
     pub breaker: breaker::Conf,
+    pub api: api::Conf,
     /// The zone of upstream state, announced when all upstreams are known.
     pub upstreams: super::upstream::Conf,
+    pub traffic: traffic::Conf,
     pub events: events::Conf,
     /// `sluice_zone`, in bytes.
     pub zone_size: Option<usize>,
@@ -47,6 +49,8 @@ pub struct LocConf {
     pub limit: limit::LocConf,
     pub reject: reject::LocConf,
     pub breaker: breaker::LocConf,
+    pub api: api::LocConf,
+    pub traffic: traffic::LocConf,
 }
 
 impl LocConf {
@@ -54,6 +58,8 @@ impl LocConf {
     pub fn merge(&mut self, prev: &Self, main: &MainConf, cf: *mut sys::ngx_conf_t) -> Result {
         self.reject.merge(&prev.reject);
         self.breaker.merge(&prev.breaker);
+        self.api.merge(&prev.api, cf);
+        self.traffic.merge(&prev.traffic, &main.traffic);
         self.limit.merge(&prev.limit, main, cf)
     }
 }
@@ -61,6 +67,8 @@ impl LocConf {
 const H: u32 = sys::NGX_HTTP_MAIN_CONF;
 const S: u32 = sys::NGX_HTTP_SRV_CONF;
 const L: u32 = sys::NGX_HTTP_LOC_CONF;
+/// `if` in a location.
+const LIF: u32 = sys::NGX_HTTP_LIF_CONF;
 const U: u32 = sys::NGX_HTTP_UPS_CONF;
 /// Inside `match` and its groups. HTTP modules leave this bit to core modules, whose directives are not
 /// looked at while an http block is read; `include` works here as everywhere.
@@ -73,7 +81,7 @@ const BLOCK: u32 = sys::NGX_CONF_BLOCK;
 const NONE: u32 = sys::NGX_CONF_NOARGS;
 
 /// Every directive of the module.
-pub static mut COMMANDS: [sys::ngx_command_t; 28] = [
+pub static mut COMMANDS: [sys::ngx_command_t; 30] = [
     directive(c"sluice_zone", H | ONE, &Setter::Main(sluice_zone)),
     // Redis
     directive(c"redis", H | BLOCK | ONE, &Setter::Block(redis::block)),
@@ -105,6 +113,9 @@ pub static mut COMMANDS: [sys::ngx_command_t; 28] = [
     directive(c"circuit_breaker_status", H | S | L | ONE, &Setter::Location(breaker::conf::status)),
     // Balancing
     directive(c"panic_threshold", U | SOME, &Setter::Server(balance::conf::panic_threshold)),
+    // Control and observation
+    directive(c"status_zone", S | L | LIF | ONE, &Setter::Location(traffic::conf::status_zone)),
+    directive(c"api", L | NONE | ONE, &Setter::Main(api::api)),
     // The core's own, where it has one: then the table ends here.
     if CORE_STICKY {
         sys::ngx_command_t::empty()
@@ -125,7 +136,7 @@ fn sluice_zone(directive: &Directive, conf: &mut MainConf) -> Result {
 
 /// Everything that can only be settled when the whole configuration has been read.
 pub fn finish(cf: *mut sys::ngx_conf_t, main: &mut MainConf) -> Result {
-    if let Err(error) = super::upstream::finish(cf, main) {
+    if let Err(error) = super::upstream::finish(cf, main).and_then(|()| traffic::conf::finish(cf, main)) {
         if !matches!(error, super::cf::ConfError::Logged) {
             complain(cf, format_args!("{error}"));
         }
@@ -134,5 +145,6 @@ pub fn finish(cf: *mut sys::ngx_conf_t, main: &mut MainConf) -> Result {
     if main.has_events() {
         main.events.announce(cf).map_err(|_| super::cf::ConfError::Logged)?;
     }
+    api::warn(cf, main);
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! Pure decisions. No nginx, no I/O, no clock, no randomness: `now` and random numbers are arguments.
 #![forbid(unsafe_code)]
 
+#[allow(dead_code, reason = "resources to come use the rest")]
+pub mod api;
 pub mod balance;
 pub mod breaker;
 #[allow(dead_code, reason = "for the API, which is to come")]
@@ -9,6 +11,7 @@ pub mod control;
 pub mod events;
 pub mod health;
 pub mod limit;
+pub mod traffic;
 
 /// Milliseconds: a length of time, or a point in time on a clock the caller chose (nginx's monotonic
 /// clock for shared memory, Redis's wall clock for Redis). The two are never mixed.

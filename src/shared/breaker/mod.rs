@@ -20,6 +20,7 @@ use crate::shared::cell::atomic::{AtomicU32, AtomicU64};
 
 pub use ask::{Admission, Caller, Report, Token};
 pub use eject::{Bar, Probed};
+pub use keep::View;
 
 use super::cell::shared_struct;
 use crate::policy::Millis;
