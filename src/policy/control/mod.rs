@@ -1,9 +1,11 @@
 //! What an operator may change of a server, as NGINX Plus's API has it: reading a request's body, and writing the object.
 
+mod address;
 mod body;
 mod change;
 mod fault;
 
+pub use address::Address;
 pub use body::{Draft, read};
 pub use change::{Params, Patch, changes, seconds};
 pub use fault::Fault;

@@ -1,5 +1,5 @@
-//! What operators have said, so that a reload or a dead worker forgets nothing of it: the number of each server, what was
-//! changed of it, servers that were added or taken away, and why a breaker was overruled.
+//! What operators have said, so that a reload or a dead worker forgets nothing of it: what was changed of a server, servers
+//! that were added or taken away, and why a breaker was overruled.
 //!
 //! Records are claimed, written and given back by one process at a time: the caller holds the zone's mutex, which the
 //! master frees when a worker dies. What a record says is written beside what it said before, and one store makes it
@@ -39,7 +39,9 @@ shared_struct! {
         records: AtomicU64,
         /// Configurations begun.
         cycle: AtomicU64,
-        spare: [AtomicU64; 3],
+        /// Changes of what is said.
+        version: AtomicU64,
+        spare: [AtomicU64; 2],
     }
 }
 
@@ -52,8 +54,7 @@ shared_struct! {
         key: [AtomicU64; 2],
         /// The group it belongs to.
         owner: [AtomicU64; 2],
-        /// A server's number; of a group, the number of its next server.
-        id: AtomicU64,
+        spare: AtomicU64,
         /// The configuration that asked for it last.
         cycle: AtomicU64,
         /// Which copy counts: 0 none, else one more than its number, in the lowest two bits; writes above.
@@ -69,9 +70,8 @@ const _: () = assert!(HEADER == 64 && RECORD == 512);
 /// What a record is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    Group = 1,
-    Server = 2,
-    Breaker = 3,
+    Server = 1,
+    Breaker = 2,
 }
 
 /// The records. A plain handle: copies view the same memory.
@@ -135,9 +135,25 @@ impl Table {
         lost
     }
 
-    /// Begins a configuration: [`Table::forget`] forgets what none has asked for since. Only the master.
-    pub fn begin_cycle(&self) {
-        self.header.cycle.fetch_add(1, SeqCst);
+    /// Begins a configuration and returns its number: [`Table::forget`] forgets what it does not ask for. Only the master.
+    pub fn begin_cycle(&self) -> u64 {
+        self.note();
+        self.header.cycle.fetch_add(1, SeqCst) + 1
+    }
+
+    /// The configuration begun last.
+    pub fn cycle(&self) -> u64 {
+        self.header.cycle.load(SeqCst)
+    }
+
+    /// Changes so far: whoever has seen this one has seen all.
+    pub fn version(&self) -> u64 {
+        self.header.version.load(Acquire)
+    }
+
+    /// Tells all processes that something was said. After it was.
+    pub fn note(&self) {
+        self.header.version.fetch_add(1, SeqCst);
     }
 
     /// Gives back the records that the present configuration has not asked for, and calls `lost` with each before.
@@ -156,11 +172,6 @@ impl Table {
         self.of(kind).find(|record| record.key() == key)
     }
 
-    /// The server of this number in a group.
-    pub fn server(&self, owner: Key, id: u64) -> Option<&'static Record> {
-        self.servers(owner).find(|record| record.id() == id)
-    }
-
     /// All servers of a group.
     pub fn servers(&self, owner: Key) -> impl Iterator<Item = &'static Record> + '_ {
         self.of(Kind::Server).filter(move |record| record.owner() == owner)
@@ -175,19 +186,6 @@ impl Table {
             Some(record)
         })?;
         record.cycle.store(self.header.cycle.load(SeqCst), Relaxed);
-        Some(record)
-    }
-
-    /// As [`Table::claim`] for a server, with the group's next number if it is new. `None`: no room.
-    pub fn claim_server(&self, owner: Key, key: Key) -> Option<&'static Record> {
-        if let Some(record) = self.find(Kind::Server, key) {
-            record.cycle.store(self.header.cycle.load(SeqCst), Relaxed);
-            return Some(record);
-        }
-        // The number first: one that is lost because we die here is not used.
-        let id = self.claim(Kind::Group, owner, owner)?.id.fetch_add(1, SeqCst);
-        let record = self.claim(Kind::Server, owner, key)?;
-        record.id.store(id, SeqCst);
         Some(record)
     }
 
@@ -213,10 +211,6 @@ impl Table {
 }
 
 impl Record {
-    pub fn id(&self) -> u64 {
-        self.id.load(SeqCst)
-    }
-
     pub fn key(&self) -> Key {
         [self.key[0].load(SeqCst), self.key[1].load(SeqCst)]
     }
@@ -233,7 +227,6 @@ impl Record {
 
     fn take(&self, kind: Kind, owner: Key, key: Key) {
         self.live.store(0, SeqCst);
-        self.id.store(0, SeqCst);
         for (to, from) in self.key.iter().chain(&self.owner).zip(key.into_iter().chain(owner)) {
             to.store(from, SeqCst);
         }
@@ -267,7 +260,6 @@ impl Record {
 
     fn copy_from(&self, old: &Self) {
         self.take(Kind::Server, old.owner(), old.key());
-        self.id.store(old.id(), SeqCst);
         self.cycle.store(old.cycle.load(Relaxed), Relaxed);
         if let Some(words) = old.read() {
             self.write(&words);

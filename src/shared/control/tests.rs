@@ -9,6 +9,10 @@ fn key(n: u64) -> Key {
     [n, n.wrapping_mul(0x9E37_79B9_7F4A_7C15)]
 }
 
+fn claim(table: &Table, n: u64) -> Option<&'static Record> {
+    table.claim(Kind::Server, key(1), key(n))
+}
+
 fn seat() -> Seat {
     let base = Params { weight: 3, slow_start: 500, route: "r".to_owned(), down: true, ..Params::default() };
     Seat {
@@ -27,23 +31,9 @@ fn seat() -> Seat {
 }
 
 #[test]
-fn numbers_begin_at_0_and_are_not_used_again() {
-    let table = table(16);
-    let ids: Vec<u64> =
-        (1..4).map(|n| table.claim_server(key(100), key(n)).map(|record| record.id()).unwrap()).collect();
-    assert_eq!(ids, [0, 1, 2]);
-    assert_eq!(table.claim_server(key(100), key(2)).unwrap().id(), 1);
-    assert_eq!(table.claim_server(key(200), key(50)).unwrap().id(), 0);
-    table.server(key(100), 2).unwrap().free();
-    assert!(table.server(key(100), 2).is_none());
-    assert_eq!(table.claim_server(key(100), key(9)).unwrap().id(), 3);
-    assert_eq!(table.servers(key(100)).count(), 3);
-}
-
-#[test]
 fn what_was_said_comes_back() {
     let table = table(8);
-    let record = table.claim_server(key(1), key(2)).unwrap();
+    let record = claim(&table, 2).unwrap();
     assert_eq!(record.seat(), None);
     record.set_seat(&seat());
     assert_eq!(record.seat(), Some(seat()));
@@ -65,7 +55,7 @@ fn what_was_said_comes_back() {
 #[test]
 fn a_writer_that_dies_has_said_nothing() {
     let table = table(8);
-    let record = table.claim_server(key(1), key(2)).unwrap();
+    let record = claim(&table, 2).unwrap();
     record.set_seat(&seat());
     // Half of the other copy.
     let other = usize::from(record.live.load(SeqCst) & 3 == 1);
@@ -91,41 +81,36 @@ fn the_configuration_s_own_word_counts_once_it_changes() {
 fn what_no_configuration_asks_for_is_forgotten() {
     let table = table(8);
     table.begin_cycle();
-    table.claim_server(key(1), key(2)).unwrap();
-    table.claim_server(key(1), key(3)).unwrap().set_seat(&seat());
+    claim(&table, 2).unwrap();
+    claim(&table, 3).unwrap().set_seat(&seat());
     table.begin_cycle();
-    table.claim(Kind::Group, key(1), key(1)).unwrap();
-    table.claim_server(key(1), key(2)).unwrap();
+    claim(&table, 2).unwrap();
     let lost = std::cell::RefCell::new(Vec::new());
-    table.forget(|record| lost.borrow_mut().push(record.id()));
-    assert_eq!(lost.into_inner(), [1]);
-    assert_eq!(
-        table.claim_server(key(1), key(3)).map(|record| (record.id(), record.seat())),
-        Some((2, None))
-    );
+    table.forget(|record| lost.borrow_mut().push(record.key()));
+    assert_eq!(lost.into_inner(), [key(3)]);
+    assert_eq!(claim(&table, 3).map(Record::seat), Some(None));
 }
 
 #[test]
 fn a_full_table_says_so_and_a_larger_one_takes_all_over() {
-    let small = table(3);
+    let small = table(2);
     for n in 1..3 {
-        small.claim_server(key(9), key(n)).unwrap().set_seat(&seat());
+        claim(&small, n).unwrap().set_seat(&seat());
     }
-    assert!(small.claim_server(key(9), key(3)).is_none());
+    assert!(claim(&small, 3).is_none());
     let large = table(8);
     assert_eq!(large.copy_from(&small), 0);
-    let kept = large.server(key(9), 1).unwrap();
-    assert_eq!((kept.key(), kept.owner(), kept.seat()), (key(2), key(9), Some(seat())));
-    // One number was drawn in vain.
-    assert_eq!(large.claim_server(key(9), key(3)).unwrap().id(), 3);
-    assert_eq!(table(2).copy_from(&small), 1);
+    let kept = large.find(Kind::Server, key(2)).unwrap();
+    assert_eq!((kept.key(), kept.owner(), kept.seat()), (key(2), key(1), Some(seat())));
+    assert_eq!(large.servers(key(1)).count(), 2);
+    assert_eq!(table(1).copy_from(&small), 1);
 }
 
 #[test]
 fn it_is_taken_over_as_it_is() {
     let region = Region::on_heap(Table::size_for(4));
     assert!(Table::adopt(region).is_err());
-    Table::create(region).unwrap().claim_server(key(1), key(2)).unwrap().set_seat(&seat());
+    claim(&Table::create(region).unwrap(), 2).unwrap().set_seat(&seat());
     let table = Table::adopt(region).unwrap();
     assert_eq!(table.find(Kind::Server, key(2)).unwrap().seat(), Some(seat()));
 }
