@@ -25,7 +25,7 @@ pub struct MainConf {
 impl MainConf {
     /// Whether anything can change its state.
     fn has_events(&self) -> bool {
-        !self.redis.is_empty() || self.upstreams.is_announced()
+        !self.redis.is_empty() || self.upstreams.is_announced() || self.traffic.wanted.get()
     }
 
     /// Whether a worker needs its I/O thread.

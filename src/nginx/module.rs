@@ -311,6 +311,7 @@ unsafe extern "C" fn init_module(cycle: *mut sys::ngx_cycle_t) -> sys::ngx_int_t
         worker::gateway();
         // `master_process off`: a reload makes a new cycle in the process that serves, without init_process.
         if process() == Process::Single && worker::current().is_some() {
+            events::release();
             worker::stop();
             // SAFETY: as above.
             worker::start(conf, unsafe { (*cycle).log });

@@ -7,7 +7,6 @@ pub mod balance;
 pub mod breaker;
 #[allow(dead_code, reason = "for the API, which is to come")]
 pub mod control;
-#[allow(dead_code, reason = "read by the API, which is to come")]
 pub mod events;
 pub mod health;
 pub mod limit;

@@ -10,7 +10,6 @@ pub mod breaker;
 pub mod cell;
 #[allow(dead_code, reason = "for the API, which is to come")]
 pub mod control;
-#[allow(dead_code, reason = "read by the API, which is to come")]
 pub mod events;
 pub mod health;
 pub mod limit;

@@ -10,6 +10,7 @@ mod breakers;
 mod call;
 mod conf;
 mod documents;
+mod events;
 mod general;
 mod handler;
 mod host;

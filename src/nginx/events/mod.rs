@@ -1,14 +1,17 @@
 //! The event log: whoever writes a line about a change of state into the error log notes it here too.
 
+mod wait;
+
 use core::cell::Cell;
 
 use super::cf::Result;
 use super::sys::now;
 use super::zone::{Contents, Zone, min_size};
 use crate::shared::cell::Region;
-use crate::shared::events::Ring;
+use crate::shared::events::{Page, Ring};
 
 pub use crate::policy::events::{Event, Kind};
+pub use wait::{Waiters, release};
 
 thread_local! {
     /// The ring of the cycle this process serves.
@@ -65,4 +68,9 @@ pub fn note(event: &Event<'_>) {
     if let Some(ring) = ring() {
         ring.write(event, now.wall, now.mono);
     }
+}
+
+/// What came after the event `since`.
+pub fn page(since: u64) -> Page {
+    ring().map(|ring| ring.read(since, now().mono)).unwrap_or_default()
 }
