@@ -24,9 +24,10 @@ upstream app {
 }
 server {
     listen 127.0.0.1:$port;
+    location \@ok { return 200; }
     location /api { api; }
     location / { proxy_pass http://app; }
-    location /limited { rate_limit zone=z; return 200; }
+    location /limited { rate_limit zone=z; try_files /none \@ok; }
 }
 CONF
 my $gateway = gateway(%conf);

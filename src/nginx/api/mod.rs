@@ -16,6 +16,7 @@ mod handler;
 mod host;
 mod http;
 pub mod later;
+mod limit_keys;
 mod limits;
 mod router;
 mod send;

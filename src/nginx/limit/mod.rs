@@ -7,10 +7,11 @@ mod decide;
 mod desk;
 mod handler;
 pub mod headers;
+pub mod inspect;
 mod ledger;
 pub mod variables;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use super::cf::{ComplexValue, Place};
 use super::log::Level;
@@ -60,6 +61,8 @@ pub struct ZoneConf {
     pub sync: Sync,
     pub on_error: OnError,
     pub shm: Zone<LimitShm>,
+    /// Burst and delay of each `rate_limit` that uses it.
+    pub uses: RefCell<Vec<(Option<u64>, Delay)>>,
     /// When the last line about a bad variable rate was logged.
     pub complained: Cell<Option<Millis>>,
     /// When this worker looks next whether the zone is full.
@@ -67,6 +70,14 @@ pub struct ZoneConf {
 }
 
 impl ZoneConf {
+    /// The delay of a `rate_limit` that says nothing of it.
+    fn usual_delay(&self) -> Delay {
+        match self.algorithm {
+            Algorithm::Gcra => Delay::After(0),
+            Algorithm::SlidingWindow | Algorithm::FixedWindow => Delay::None,
+        }
+    }
+
     /// Says that the zone is full, if it was since somebody last said so: once a minute and worker at most.
     fn watch(&self, now: Millis) {
         if now < self.next_look.get() {
@@ -161,11 +172,8 @@ pub struct Limit {
 
 impl Limit {
     /// The delay that holds: as written, or the algorithm's own.
-    pub fn delay_of(&self, algorithm: Algorithm) -> Delay {
-        self.delay.unwrap_or(match algorithm {
-            Algorithm::Gcra => Delay::After(0),
-            Algorithm::SlidingWindow | Algorithm::FixedWindow => Delay::None,
-        })
+    pub fn delay_of(&self, zone: &ZoneConf) -> Delay {
+        self.delay.unwrap_or_else(|| zone.usual_delay())
     }
 }
 
