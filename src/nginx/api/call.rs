@@ -71,7 +71,7 @@ impl Call<'_> {
         if user.is_empty() { address } else { format!("{user} at {address}") }
     }
 
-    /// A segment of the path as text, for names; what is not UTF-8 becomes U+FFFD, as it does in documents.
+    /// A segment of the path as text, for names.
     pub fn name(&self, at: usize) -> String {
         self.path.get(at).map(|segment| text(segment)).unwrap_or_default()
     }

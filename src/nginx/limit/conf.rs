@@ -1,6 +1,6 @@
 //! The directives of rate limiting.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 
 use nginx_sys as sys;
 
@@ -181,6 +181,7 @@ pub fn zone(directive: &Directive, conf: &mut MainConf) -> Result {
         shm,
         uses: RefCell::default(),
         complained: Cell::default(),
+        series: OnceCell::new(),
         next_look: Cell::default(),
     });
     Ok(())

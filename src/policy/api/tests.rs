@@ -86,6 +86,12 @@ fn only_pages_of_this_server_write() {
 }
 
 #[test]
+fn what_is_not_text_is_written_out() {
+    assert_eq!(text("z\u{e4}".as_bytes()), "z\u{e4}");
+    assert_eq!(text(b"z\xff\xc3"), "z\\xff\\xc3");
+}
+
+#[test]
 fn media_types() {
     assert!(is_json(b"application/json") && is_json(b"Application/JSON ; charset=utf-8"));
     assert!(!is_json(b"text/json") && !is_json(b"application/jsonx") && !is_json(b""));
