@@ -65,7 +65,8 @@ shared_struct! {
         offset: AtomicU64,
         /// Codes that were given a cell, four to a word.
         names: [AtomicU64; 2],
-        spare: AtomicU64,
+        /// When whatever it is about ceased to be, in seconds of the host's monotonic clock; 0: it has not.
+        released: AtomicU64,
     }
 }
 
@@ -238,6 +239,7 @@ impl Store {
         };
         record.key[0].store(key[0], SeqCst);
         record.key[1].store(key[1], SeqCst);
+        record.released.store(0, SeqCst);
         record.used.store(now.max(1), Release);
         self.series(number, record).map_err(|_| self.full::<T>())
     }
@@ -249,10 +251,29 @@ impl Store {
         self.series(number, record).ok()
     }
 
+    /// What a series is about has ceased to be, at `now` in seconds of the host's monotonic clock. If it comes back soon it
+    /// finds its series again. Only under the zone's mutex.
+    pub fn release(&self, number: usize, now: u64) {
+        if let Some(record) = self.record(number) {
+            record.released.store(now.max(1), SeqCst);
+        }
+    }
+
+    /// Frees the series that were released at least `grace` seconds ago, unless somebody still counts there, as `alive`
+    /// processes say. Only under the zone's mutex.
+    pub fn reap(&self, now: u64, grace: u64, alive: impl Fn(u64) -> bool) {
+        for (number, record) in self.records() {
+            let released = record.released.load(SeqCst);
+            if released != 0 && now.saturating_sub(released) >= grace && self.gauge(number, &alive) == 0 {
+                record.used.store(0, SeqCst);
+                record.released.store(0, SeqCst);
+            }
+        }
+    }
+
     /// A record of this kind that no cycle has used for long, cleared, or a fresh one.
     fn take<T: Cells>(&self, now: u64) -> Result<(usize, &'static Record), Full> {
-        let idle = |record: &Record| now.saturating_sub(record.used.load(SeqCst)) > 2;
-        let old = self.records().find(|(_, record)| record.kind.load(Relaxed) == T::KIND && idle(record));
+        let old = self.idle::<T>(now);
         if let Some((number, record)) = old {
             record.used.store(0, SeqCst);
             record.names.iter().for_each(|names| names.store(0, SeqCst));
@@ -271,6 +292,21 @@ impl Store {
         self.header.given.store(given + T::WORDS as u64, SeqCst);
         self.header.claimed.store(claimed + 1, Release);
         Ok((claimed as usize, record))
+    }
+
+    fn idle<T: Cells>(&self, now: u64) -> Option<(usize, &'static Record)> {
+        let idle = |record: &Record| {
+            let used = record.used.load(SeqCst);
+            used == 0 || now.saturating_sub(used) > 2
+        };
+        self.records().find(|(_, record)| record.kind.load(Relaxed) == T::KIND && idle(record))
+    }
+
+    /// Whether another series of this kind could be claimed.
+    pub fn has_room<T: Cells>(&self) -> bool {
+        let given = self.header.given.load(SeqCst) as usize;
+        let fresh = self.record(self.header.claimed.load(SeqCst) as usize).is_some();
+        fresh && given + T::WORDS <= self.plan.words || self.idle::<T>(self.generation()).is_some()
     }
 
     fn full<T: Cells>(&self) -> Full {
