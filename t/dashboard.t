@@ -111,7 +111,7 @@ $browser->js('window.mark = document.querySelector(".row:not(.names)")');
 health($back[1], '{"status":"down"}');
 ok wait_until(10, sub { row($back[1]) =~ /^unhealthy/ }), 'a server that fails its checks is shown' or diag row($back[1]);
 like $browser->text('#problem-list'), qr/127\.0\.0\.1:$back[1] in app\s+takes no traffic/, 'what is wrong comes first, in words';
-like $browser->js('return document.title'), qr/^▲ 1 wrong/, 'the title says so';
+like $browser->js('return document.title'), qr/^△ 1 wrong/, 'the title says so';
 ok $browser->js('return window.mark.isConnected'), 'without a reload, and rows stay the same elements';
 health($back[1], $well);
 ok $up->(), 'and back again';
@@ -120,6 +120,8 @@ ok $browser->until_js(5, 'return /Nothing/.test(document.querySelector("#no-prob
 # ---- hostile text
 health($back[2], qq({"status":"$evil"}));
 ok wait_until(10, sub { row($back[2]) =~ /^unhealthy/ }), 'a backend with a hostile document is unhealthy';
+like $browser->text('#problem-list'), qr/^other\s+no server takes traffic/, 'a group that takes no traffic comes first';
+like $browser->js('return document.title'), qr/^▲ /, 'and is worse';
 like $browser->text('body'), qr/\Q$evil\E/, 'what it said is shown as text' or diag $gateway->log;
 is $browser->js('return [window.pwned || 0, document.querySelectorAll("img, script:not(:only-of-type)").length].join()'), '0,0', 'and is inert';
 

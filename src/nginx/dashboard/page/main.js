@@ -32,9 +32,9 @@ function readTiles(upstreams, problems, time) {
   const past = history('requests', { total: requests && requests.total }, time);
   const count = (verdict) => upstreams.filter((u) => u.verdict === verdict).length;
   const [broken, degraded, healthy] = [VERDICTS.broken, VERDICTS.degraded, VERDICTS.healthy].map(count);
-  const worst = problems.length ? (problems[0].level >= 3 ? 3 : 2) : 0;
+  const level = worst(problems);
   const tiles = [
-    { name: 'Now', level: worst, shape: ['up', 'up', 'warn', 'unavail'][worst], value: worst === 3 ? 'Trouble' : worst ? 'Needs a look' : 'All well', sub: problems.length ? `${int(problems.length)} ${problems.length > 1 ? 'things' : 'thing'} wrong` : 'nothing is wrong' },
+    { name: 'Now', level, shape: ['up', 'up', 'warn', 'unavail'][level], value: ['All well', '', 'Needs a look', 'Trouble'][level], sub: problems.length ? `${int(problems.length)} ${problems.length > 1 ? 'things' : 'thing'} wrong` : 'nothing is wrong' },
     { name: 'Requests/s', value: rate(past.rate('total')), sub: int(requests && requests.total) + ' in all', past },
     { name: 'Connections', value: int(connections && connections.active), sub: `${int(connections && connections.idle)} idle, ${int(connections && connections.dropped)} dropped` },
   ];
@@ -51,7 +51,7 @@ function moreTiles() {
   if (breakers.length) {
     const open = breakers.filter(isOpen).length;
     const testing = breakers.filter((b) => b.state === 'half_open').length;
-    tiles.push({ name: 'Breakers open', level: open ? 3 : testing ? 2 : 0, value: int(open), sub: `${testing ? testing + ' testing, ' : ''}${breakers.length} in all` });
+    tiles.push({ name: 'Breakers open', level: entries(world['http/circuit_breakers']).some(([, b]) => isOpen(b)) ? 3 : open || testing ? 2 : 0, value: int(open), sub: `${testing ? testing + ' testing, ' : ''}${breakers.length} in all` });
   }
   const zones = entries(world['http/rate_limits']);
   if (zones.length) {
@@ -105,7 +105,7 @@ function problemRow() {
   const row = el('li', { class: 'problem' }, shape, el('span', {}, subject, ' ', within), words, el('span', { class: 'since' }, since), act);
   row.update = (problem) => {
     row.item = problem;
-    put(row, 'data-level', Math.floor(problem.level));
+    put(row, 'data-level', problem.level);
     put(shape.firstChild, 'href', '#i-' + problem.shape);
     say(subject, problem.subject);
     say(within, problem.within ? `in ${problem.within}` : '');
@@ -128,10 +128,10 @@ function showNav() {
 
 // The worst state in the title and the icon, for a page in one of many tabs.
 function showTitle(problems) {
-  const worst = link.state !== 'live' ? 1 : problems.length ? (problems[0].level >= 3 ? 3 : 2) : 0;
-  document.title = ['', '? ', '△ ', '▲ '][worst] + (worst > 1 ? `${problems.length} wrong · ` : '') + 'Sluice ' + location.host;
+  const level = link.state !== 'live' ? 1 : worst(problems);
+  document.title = ['', '? ', '△ ', '▲ '][level] + (level > 1 ? `${problems.length} wrong · ` : '') + 'Sluice ' + location.host;
   const shapes = ['%3Ccircle cx="8" cy="8" r="6" fill="%230a7d5c"/%3E', '%3Ccircle cx="8" cy="8" r="5" fill="none" stroke="%237b8794" stroke-width="3"/%3E', '%3Cpath d="M8 2l6 11H2z" fill="none" stroke="%23c98a12" stroke-width="2.4"/%3E', '%3Cpath d="M8 1l7 13H1z" fill="%23d9480f"/%3E'];
-  put($('favicon'), 'href', `data:image/svg+xml,%3Csvg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"%3E${shapes[worst]}%3C/svg%3E`);
+  put($('favicon'), 'href', `data:image/svg+xml,%3Csvg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"%3E${shapes[level]}%3C/svg%3E`);
 }
 
 // How fresh it all is. What was read last stays, greyed, while the API does not answer.

@@ -95,6 +95,9 @@ function verdict(upstream) {
   return VERDICTS.healthy;
 }
 
+// How bad it is all in all: 3 where clients are refused, 2 where something is wrong that others make up for.
+const worst = (problems) => (problems.some((p) => p.grave) ? 3 : problems.length ? 2 : 0);
+
 // What is wrong, worst first and otherwise in the order of the configuration.
 function readProblems(world, upstreams, time) {
   const found = [];
@@ -102,8 +105,8 @@ function readProblems(world, upstreams, time) {
   for (const upstream of upstreams) {
     const { name, breaker, group } = upstream;
     const href = '#u-' + encodeURIComponent(name);
-    if (upstream.peers.length && !upstream.serving) add(3.5, 'unavail', 'u\n' + name, name, 'no server takes traffic', { href });
-    if (group.panic) add(3, 'warn', 'p\n' + name, name, 'panic: too few servers are healthy, so all of them take traffic', { href });
+    if (upstream.peers.length && !upstream.serving) add(3, 'unavail', 'u\n' + name, name, 'no server takes traffic', { href, grave: true });
+    if (group.panic) add(3, 'warn', 'p\n' + name, name, 'panic: too few servers are healthy, so all of them take traffic', { href, grave: true });
     if (!isClosed(breaker)) addBreaker(add, name, breaker, href);
     for (const p of upstream.peers) {
       if (weigh(p.state.level) < 2) continue;
@@ -117,11 +120,11 @@ function readProblems(world, upstreams, time) {
     }
   }
   limitProblems(add, world, time);
-  return found.sort((a, b) => b.level - a.level);
+  return found.sort((a, b) => Boolean(b.grave) - Boolean(a.grave) || b.level - a.level);
 }
 function addBreaker(add, name, breaker, href) {
   const shown = named(BREAKERS, breaker.state);
-  add(shown.level, shown.shape, 'b\n' + name, name.replace(/^route:/, 'route '), `circuit breaker ${shown.word}: ${breakerWords(breaker)}`, { href, since: at(breaker.changed) });
+  add(shown.level, shown.shape, 'b\n' + name, name.replace(/^route:/, 'route '), `circuit breaker ${shown.word}: ${breakerWords(breaker)}`, { href, since: at(breaker.changed), grave: isOpen(breaker) });
 }
 function limitProblems(add, world, time) {
   const lost = new Map();

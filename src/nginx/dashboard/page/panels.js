@@ -74,7 +74,7 @@ function breakerRow({ name, id, peer }) {
       put(held, 'title', over.reason);
     }
     const { seconds, calls, failures, slow } = breaker.window || {};
-    say(window, seconds === undefined ? '' : `${int(failures)} failed${slow ? `, ${int(slow)} slow` : ''} of ${int(calls)} in ${int(seconds)} s${trips(breaker.trips_at)}`);
+    say(window, seconds === undefined ? '' : `${int(failures)} failed${slow ? `, ${int(slow)} slow` : ''}${calls ? ` of ${int(calls)}` : ''} in ${int(seconds)} s${trips(breaker.trips_at)}`);
     countdown(why, breaker.state === 'closed' ? '' : breakerWords(breaker));
     since.show(breaker.state === 'closed' ? NaN : at(breaker.changed));
     const { rejected = 0 } = breaker.counters || {};
@@ -82,8 +82,9 @@ function breakerRow({ name, id, peer }) {
   };
   return node;
 }
+const RULES = { failures: ' failures', consecutive: ' failures in a row', failure_rate: ' % failed', slow_rate: ' % slow' };
 function trips(limits) {
-  const parts = entries(limits).filter(([, value]) => value).map(([name, value]) => `${value} ${name.replaceAll('_', ' ')}`);
+  const parts = entries(limits).filter(([name, value]) => value && RULES[name]).map(([name, value]) => value + RULES[name]);
   return parts.length ? '; opens at ' + parts.join(' or ') : '';
 }
 
@@ -140,7 +141,9 @@ function cacheCells(cache) {
   return [share(hits / (hits + misses)), int(hits), int(misses), bytes(cache.size || 0), cache.max_size ? bytes(cache.max_size) : '–'];
 }
 // A zone that its owner took as a whole is always full, and says nothing.
-const isSlab = ({ slots }) => Object.values(slots || {}).some((slot) => slot.reqs > 0);
+function isSlab({ slots }) {
+  return Object.values(slots || {}).some((slot) => slot.reqs > 0);
+}
 function slabCells({ pages = {} }) {
   const all = (pages.used || 0) + (pages.free || 0);
   return [int(pages.used), int(all), share(pages.used / all)];

@@ -205,7 +205,7 @@ fn average(
 }
 
 fn times(series: &Series<cells::Peer>) -> Histogram {
-    let buckets = core::array::from_fn(|at| series.sum(|peer| &peer.times[at]));
+    let buckets = series.sums(|peer| &peer.times);
     Histogram { buckets, count: buckets.iter().sum(), sum: series.sum(|peer| &peer.time_sum) }
 }
 
