@@ -21,6 +21,7 @@ mod module;
 mod redis;
 mod reject;
 mod request;
+mod rescue;
 mod sys;
 mod timer;
 mod times;
