@@ -139,6 +139,5 @@ pub fn finish(cf: *mut sys::ngx_conf_t, main: &mut MainConf) -> Result {
         }
         return Err(super::cf::ConfError::Logged);
     }
-    api::warn(cf, main);
-    Ok(())
+    api::finish(cf, main)
 }
