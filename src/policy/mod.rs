@@ -5,6 +5,8 @@
 pub mod api;
 pub mod balance;
 pub mod breaker;
+pub mod control;
+pub mod events;
 #[cfg(any(test, sluice_fuzz))]
 pub mod fuzz;
 pub mod health;

@@ -19,6 +19,13 @@ pub struct Conf {
     locations: Vec<Location>,
 }
 
+impl Conf {
+    /// Whether any location has an API.
+    pub fn is_there(&self) -> bool {
+        !self.locations.is_empty()
+    }
+}
+
 /// One API: where it stands, the configurations of its location, and whether it may be written to.
 struct Location {
     place: Place,
