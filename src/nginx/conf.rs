@@ -150,6 +150,5 @@ pub fn finish(cf: *mut sys::ngx_conf_t, main: &mut MainConf) -> Result {
         main.events.announce(cf).map_err(|_| super::cf::ConfError::Logged)?;
     }
     control::finish(cf, main).map_err(|_| super::cf::ConfError::Logged)?;
-    api::warn(cf, main);
-    Ok(())
+    api::finish(cf, main)
 }
