@@ -10,6 +10,7 @@ mod context;
 mod dashboard;
 mod early;
 mod entry;
+mod events;
 mod filter;
 mod health;
 mod limit;

@@ -26,6 +26,11 @@ pub struct Conf {
 }
 
 impl Conf {
+    /// Whether anything is looked after.
+    pub fn is_announced(&self) -> bool {
+        self.zone.is_some()
+    }
+
     /// The records, once nginx has mapped the zone.
     pub fn store(&self) -> Option<&Store> {
         Some(&self.zone.as_ref()?.get()?.0)

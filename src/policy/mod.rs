@@ -5,6 +5,9 @@
 pub mod api;
 pub mod balance;
 pub mod breaker;
+#[allow(dead_code, reason = "for the API, which is to come")]
+pub mod control;
+pub mod events;
 pub mod health;
 pub mod limit;
 pub mod traffic;

@@ -7,6 +7,7 @@
 //!
 //! The breaker of a server is asked for each attempt, after the balancer's pick, and judges each ([`servers`]).
 
+mod about;
 pub mod conf;
 mod gate;
 mod keeper;
@@ -36,6 +37,7 @@ use crate::policy::breaker::{Failure, Outcome, Transition, Via};
 use crate::shared::breaker::{Probed, Token};
 use crate::shared::upstream::Claims;
 
+pub use about::About;
 pub use conf::{Conf, Failing, GroupConf, LocConf};
 pub use gate::Gate;
 pub use keeper::Keeper;
@@ -161,8 +163,8 @@ impl Passage {
 /// Ties the breakers of routes to their records.
 pub fn adopt_routes(main: &MainConf, claims: &mut Claims<'_>) {
     for route in &main.breaker.routes {
-        let (name, key) = (format!("route \"{}\"", route.name), format!("route {}", route.name));
-        if let Some(gate) = Gate::adopt(claims, name, &key, route.settings) {
+        let (about, key) = (About::Route(route.name.clone()), format!("route {}", route.name));
+        if let Some(gate) = Gate::adopt(claims, about, &key, route.settings) {
             // Once per cycle: the cell is empty.
             let _ = route.gate.set(gate);
         }
@@ -177,8 +179,8 @@ pub fn adopt(group: &Group, claims: &mut Claims<'_>, servers: Option<&[Rc<Server
     // A group is adopted once per cycle: the cells are empty.
     let _ = its.failing.set(conf.breaker.failing.unwrap_or(Failing::DEFAULT));
     if let Some(settings) = conf.breaker.settings {
-        let (name, key) = (format!("upstream \"{}\"", group.name), format!("upstream {}", group.name));
-        if let Some(gate) = Gate::adopt(claims, name, &key, settings) {
+        let (about, key) = (About::Upstream(group.name.clone()), format!("upstream {}", group.name));
+        if let Some(gate) = Gate::adopt(claims, about, &key, settings) {
             let _ = its.gate.set(gate);
         }
     }

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use nginx_sys as sys;
 
 use super::conf::MainConf;
+use super::events::{self, Event, Kind};
 use super::log::{self, Level};
 use super::sys::mono;
 use super::traffic;
@@ -184,13 +185,19 @@ pub fn changed(main: &MainConf, group: &Group) {
         _ if before == after => {}
         Some(mode) => {
             let to = if mode == Mode::All { "all of them" } else { "none" };
-            let few = format_args!("{usable} of {all} servers are usable, requests go to {to}");
+            let few = format!("{usable} of {all} servers are usable, requests go to {to}");
             log::cycle(Level::Warn, format_args!("upstream is in panic: {few}, upstream \"{name}\""));
+            note_panic(name, ["normal", "panic"], &few);
         }
         None => {
-            log::cycle(Level::Notice, format_args!("upstream is no longer in panic, upstream \"{name}\""))
+            log::cycle(Level::Notice, format_args!("upstream is no longer in panic, upstream \"{name}\""));
+            note_panic(name, ["panic", "normal"], &format!("{usable} of {all} servers are usable"));
         }
     }
+}
+
+fn note_panic(upstream: &str, [from, to]: [&str; 2], text: &str) {
+    events::note(&Event { kind: Kind::Panic, upstream, peer: "", from, to, text });
 }
 
 /// The verdict of a record.
