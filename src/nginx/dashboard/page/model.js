@@ -41,7 +41,7 @@ function peerState(peer, breaker) {
   if (isOpen(breaker)) return STATES.open;
   if (breaker && breaker.state === 'half_open') return STATES.half_open;
   if (peer.degraded) return STATES.degraded;
-  if (peer.warming) return STATES.warming;
+  if (list(peer.because).length) return STATES.warming;
   return STATES.up;
 }
 

@@ -8,12 +8,14 @@ use nginx_sys as sys;
 
 use super::super::peers::{self as peers_of, Server};
 use super::super::process::alive;
+use super::because::{self, Told};
 use super::web::responses;
 use super::{Group, HealthChecks, Histogram, Peer, breakers};
 use crate::nginx::conf::MainConf;
 use crate::nginx::health::{self, Member, Role, peers};
 use crate::nginx::sys::{PeersLock, now, zone_of};
 use crate::nginx::upstream;
+use crate::policy::balance::{FULL, share};
 use crate::policy::balance::{Facts, State};
 use crate::policy::traffic::shown;
 use crate::shared::traffic::Series;
@@ -24,7 +26,8 @@ pub fn upstreams(conf: &MainConf) -> Vec<Group> {
     let groups = conf.upstreams.groups.iter();
     // SAFETY: groups are of this process's cycle.
     let explicit = groups.filter(|group| unsafe { !(*group.upstream).srv_conf.is_null() });
-    explicit.map(|group| of(conf, group)).collect()
+    let told = Told::new();
+    explicit.map(|group| of(conf, group, &told)).collect()
 }
 
 /// The explicit group of this name.
@@ -33,7 +36,7 @@ pub fn upstream(conf: &MainConf, name: &str) -> Option<Group> {
     // SAFETY: as in `upstreams`.
     groups
         .find(|group| group.name == name && unsafe { !(*group.upstream).srv_conf.is_null() })
-        .map(|group| of(conf, group))
+        .map(|group| of(conf, group, &Told::new()))
 }
 
 /// What the core keeps of one peer, copied while its list is locked.
@@ -50,7 +53,7 @@ struct Raw {
     unavail: bool,
 }
 
-fn of(conf: &MainConf, group: &upstream::Group) -> Group {
+fn of(conf: &MainConf, group: &upstream::Group, told: &Told) -> Group {
     group.traffic.refresh(conf, group);
     peers_of::observe(conf, group);
     // SAFETY: a group of this process's cycle.
@@ -61,7 +64,9 @@ fn of(conf: &MainConf, group: &upstream::Group) -> Group {
     let store = conf.traffic.store();
     let peers = found.iter().enumerate().filter_map(|(number, raw)| {
         let its = servers.get(raw.at)?;
-        let mut peer = peer(group, its, member_of(&members, number, its), raw);
+        let member = member_of(&members, number, its);
+        let mut peer = peer(group, its, member, raw);
+        peer.because = because::of(&group.name, &peer, member.and_then(warmth), told);
         if let Some(store) = store.filter(|_| zone.is_none()) {
             peer.active = store.gauge(its.series.number, alive);
         }
@@ -148,6 +153,13 @@ fn peer(group: &upstream::Group, its: &Server, member: Option<&Member>, raw: &Ra
         breaker: gate,
         because: Vec::new(),
     }
+}
+
+/// The part of its share that a server has which warms up, in percent.
+fn warmth(member: &Member) -> Option<u64> {
+    let began = member.tuning.words?.began()?;
+    let share = share(began, now().mono, member.tuning.slow_start);
+    (share < FULL).then(|| u64::from(share) * 100 / u64::from(FULL))
 }
 
 /// The member that a server is: as a rule that of its own number, as both are in the order of the lists.
