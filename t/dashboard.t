@@ -11,7 +11,7 @@ use Test::More;
 binmode Test::More->builder->$_, ':utf8' for qw(output failure_output todo_output);
 
 my ($port, @back) = (free_port(), map { free_port() } 1 .. 3);
-my $evil = '<img src=x onerror=window.pwned=1><script>window.pwned=1</script>';
+my $evil = '<img src=x onerror=window.pwned=1><script>';
 
 # Three backends whose health documents the test changes.
 my $backends = backend(port => $back[0], http => <<"CONF");

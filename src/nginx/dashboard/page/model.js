@@ -23,7 +23,8 @@ const unknown = (word) => state('unknown', 2, String(word));
 const named = (table, name) => (Object.hasOwn(table, name) ? table[name] : unknown(name));
 const weigh = (level) => (level === 'off' ? 0 : level);
 const list = (value) => (Array.isArray(value) ? value : value ? [value] : []).map(String);
-const entries = (map) => (map && typeof map === 'object' && !Array.isArray(map) ? Object.entries(map) : []);
+const isObject = (value) => Boolean(value) && typeof value === 'object' && !Array.isArray(value);
+const entries = (map) => (isObject(map) ? Object.entries(map).filter(([, value]) => isObject(value)) : []);
 
 // Whether a breaker lets nothing through, by itself or by hand.
 const isOpen = (breaker) => Boolean(breaker) && (breaker.state === 'open' || breaker.state === 'forced_open');
@@ -74,7 +75,7 @@ function readUpstreams(world, time) {
     return upstream;
   });
 }
-const list_of = (value) => (Array.isArray(value) ? value : []);
+const list_of = (value) => (Array.isArray(value) ? value.filter(isObject) : []);
 
 function readPeer(upstream, peer, breakers, time) {
   const breaker = breakerOf(peer, breakers);

@@ -84,14 +84,13 @@ function breakerRow({ name, id, peer }) {
 }
 const RULES = { failures: ' failures', consecutive: ' failures in a row', failure_rate: ' % failed', slow_rate: ' % slow' };
 function trips(limits) {
-  const parts = entries(limits).filter(([name, value]) => value && RULES[name]).map(([name, value]) => value + RULES[name]);
+  const parts = Object.entries(limits || {}).filter(([name, value]) => value && RULES[name]).map(([name, value]) => value + RULES[name]);
   return parts.length ? '; opens at ' + parts.join(' or ') : '';
 }
 
 // Bans, a list for each zone.
 function bansOf(zone) {
-  const bans = zone && (zone.bans || zone.keys || zone);
-  return (Array.isArray(bans) ? bans : entries(bans).filter(([, ban]) => ban && typeof ban === 'object').map(([key, ban]) => ({ key, ...ban })));
+  return Array.isArray(zone.bans) ? list_of(zone.bans) : entries(zone.bans || zone).map(([key, ban]) => ({ key, ...ban }));
 }
 function showBans(words) {
   const zones = entries(world['http/bans']);
