@@ -97,7 +97,7 @@ ok +(nginx_t(http => 'server { dashboard; }'))[0], 'not in a server';
 # ---- in a browser
 my $browser = Sluice::Browser->new;
 my $up      = sub { $browser->until_js(10, 'return document.querySelectorAll("#u-app .row [data-level=\"0\"]").length === 2') };
-my $row     = q{const row = [...document.querySelectorAll('.row:not(.names)')].find((row) => row.textContent.includes(arguments[0])); return row ? row.innerText.replace(/\s+/g, ' ') : '';};
+my $row     = q{const row = [...document.querySelectorAll('.row:not(.names)')].find((row) => row.textContent.includes(arguments[0])); return row ? [...row.querySelectorAll('[role=cell]')].map((cell) => cell.textContent.trim()).join(' ') : '';};
 sub row { $browser->js($row, "127.0.0.1:$_[0]") }
 
 $browser->open("http://127.0.0.1:$port/dashboard");
