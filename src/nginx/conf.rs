@@ -4,7 +4,7 @@ use nginx_sys as sys;
 
 use super::cf::{Directive, Result, Setter, complain, directive, parse_size, set_once};
 use super::sys::CORE_STICKY;
-use super::{api, balance, breaker, dashboard, events, health, limit, redis, reject, traffic};
+use super::{api, balance, breaker, control, dashboard, events, health, limit, redis, reject, traffic};
 
 /// http level: one per cycle.
 #[derive(Default)]
@@ -18,6 +18,7 @@ pub struct MainConf {
     pub upstreams: super::upstream::Conf,
     pub traffic: traffic::Conf,
     pub events: events::Conf,
+    pub control: control::Conf,
     /// `sluice_zone`, in bytes.
     pub zone_size: Option<usize>,
 }
@@ -148,6 +149,7 @@ pub fn finish(cf: *mut sys::ngx_conf_t, main: &mut MainConf) -> Result {
     if main.has_events() {
         main.events.announce(cf).map_err(|_| super::cf::ConfError::Logged)?;
     }
+    control::finish(cf, main).map_err(|_| super::cf::ConfError::Logged)?;
     api::warn(cf, main);
     Ok(())
 }

@@ -7,6 +7,7 @@ mod breaker;
 mod cf;
 mod conf;
 mod context;
+mod control;
 mod dashboard;
 mod early;
 mod entry;

@@ -16,7 +16,7 @@ use super::entry::entry;
 use super::request::Request;
 use super::sys::{CONF_ERROR, CONF_OK, DECLINED, ERROR, OK, Process, process, slot};
 use super::{
-    api, balance, breaker, conf, early, events, filter, limit, traffic, upstream, variables, worker,
+    api, balance, breaker, conf, control, early, events, filter, limit, traffic, upstream, variables, worker,
 };
 
 /// A table of pointers that nginx reads and nobody writes.
@@ -322,7 +322,9 @@ unsafe extern "C" fn init_module(cycle: *mut sys::ngx_cycle_t) -> sys::ngx_int_t
         };
         conf.events.adopt();
         api::note_cycle();
+        control::restore(conf);
         upstream::adopt(conf);
+        control::settle(conf);
         // SAFETY: as above.
         unsafe { traffic::adopt(conf, cycle) };
         // Drawn here, so that all workers have the same.

@@ -5,7 +5,6 @@
 pub mod api;
 pub mod balance;
 pub mod breaker;
-#[allow(dead_code, reason = "for the API, which is to come")]
 pub mod control;
 pub mod events;
 pub mod health;

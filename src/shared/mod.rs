@@ -8,7 +8,6 @@
 pub mod balance;
 pub mod breaker;
 pub mod cell;
-#[allow(dead_code, reason = "for the API, which is to come")]
 pub mod control;
 pub mod events;
 pub mod health;

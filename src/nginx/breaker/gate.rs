@@ -58,6 +58,11 @@ impl Gate {
         claimed.inspect_err(said).ok().map(|(gate, _)| gate)
     }
 
+    /// What logs call it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Whether both are about the same record.
     pub(super) fn is(&self, other: &Self) -> bool {
         core::ptr::eq(self.breaker, other.breaker)

@@ -11,7 +11,6 @@ mod about;
 pub mod conf;
 mod gate;
 mod keeper;
-#[allow(dead_code, reason = "for the API, which is to come")]
 pub mod operator;
 mod outcome;
 pub mod peer;
@@ -81,6 +80,11 @@ impl GroupState {
 fn each_gate(conf: &MainConf, mut see: impl FnMut(&Gate)) {
     conf.upstreams.groups.iter().for_each(|group| group.breaker.each_gate(&mut see));
     conf.breaker.routes.iter().filter_map(|route| route.gate.get()).for_each(see);
+}
+
+/// Calls `see` with what logs call each breaker.
+pub fn each_name(conf: &MainConf, mut see: impl FnMut(&str)) {
+    each_gate(conf, |gate| see(&gate.name));
 }
 
 /// Whether a configuration has any breaker, or may come to have one.

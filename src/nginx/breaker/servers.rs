@@ -148,6 +148,12 @@ impl Servers {
         self.members.borrow().clone()
     }
 
+    /// The number of a server in the order of the lists.
+    pub fn number_of(&self, server: &Server) -> Option<usize> {
+        let members = self.members.borrow();
+        members.iter().position(|member| member.as_ref().is_some_and(|member| member.server.same(server)))
+    }
+
     /// The one of this number in the order of the lists.
     pub fn member(&self, number: usize) -> Option<Rc<Member>> {
         self.members.borrow().get(number)?.clone()

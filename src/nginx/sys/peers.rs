@@ -1,8 +1,6 @@
 //! Adding servers to and taking them out of the core's lists of peers, as its own zone module does when DNS changes its
 //! mind: possible since peers are counted (1.27.3).
 
-use core::ptr::null_mut;
-
 use nginx_sys as sys;
 
 use crate::policy::control::Params;
@@ -11,6 +9,7 @@ type Peers = sys::ngx_http_upstream_rr_peers_t;
 type Peer = sys::ngx_http_upstream_rr_peer_t;
 
 /// A server to be added.
+#[cfg_attr(not(nginx1_27_3), allow(dead_code))]
 pub struct NewPeer<'a> {
     /// As the system lays it out, at most as long as any.
     pub address: &'a [u8],
@@ -107,7 +106,7 @@ unsafe fn make(pool: *mut sys::ngx_slab_pool_t, new: &NewPeer<'_>) -> *mut Peer 
         let block = |size: usize| sys::ngx_slab_calloc_locked(pool, size.max(1)).cast::<u8>();
         let peer = block(size_of::<Peer>()).cast::<Peer>();
         if peer.is_null() {
-            return null_mut();
+            return core::ptr::null_mut();
         }
         let parts = [
             block(size_of::<sys::ngx_sockaddr_t>()),
@@ -121,7 +120,7 @@ unsafe fn make(pool: *mut sys::ngx_slab_pool_t, new: &NewPeer<'_>) -> *mut Peer 
                 sys::ngx_slab_free_locked(pool, part.cast());
             }
             sys::ngx_slab_free_locked(pool, peer.cast());
-            return null_mut();
+            return core::ptr::null_mut();
         }
         let fill = |to: *mut u8, from: &[u8]| core::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len());
         fill(parts[0], new.address);
@@ -260,8 +259,10 @@ pub unsafe fn set_params(peers: *mut Peers, peer: *mut Peer, params: &Params) ->
             (*peer).weight = weight;
             (*peer).effective_weight = weight;
             (*peer).current_weight = (*peer).current_weight.clamp(-weight, weight);
-            (*peers).total_weight =
-                (*peers).total_weight.saturating_sub(old.unsigned_abs()).saturating_add(weight.unsigned_abs());
+            (*peers).total_weight = (*peers)
+                .total_weight
+                .saturating_sub(old.unsigned_abs())
+                .saturating_add(weight.unsigned_abs());
             (*peers).set_weighted(u32::from((*peers).total_weight != (*peers).number));
         }
         (*peer).max_conns = params.max_conns as usize;

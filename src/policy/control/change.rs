@@ -1,7 +1,5 @@
 //! The parameters of a server, a change of some of them, and how they read.
 
-use serde_json::{Map, Value, json};
-
 use super::super::Millis;
 
 /// All that can be changed of a server. The default is that of a bare `server` line.
@@ -85,31 +83,6 @@ impl Patch {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
-    }
-}
-
-impl Params {
-    /// The object of a server with this number, as NGINX Plus shows it.
-    #[must_use]
-    pub fn object(&self, id: u64, server: &str, backup: bool) -> Map<String, Value> {
-        let Value::Object(mut object) = json!({
-            "id": id,
-            "server": server,
-            "weight": self.weight,
-            "max_conns": self.max_conns,
-            "max_fails": self.max_fails,
-            "fail_timeout": seconds(Millis::from(self.fail_timeout) * 1000),
-            "slow_start": seconds(self.slow_start),
-            "route": self.route,
-            "backup": backup,
-            "down": self.down,
-        }) else {
-            return Map::new();
-        };
-        if self.drain {
-            object.insert("drain".to_owned(), Value::Bool(true));
-        }
-        object
     }
 }
 

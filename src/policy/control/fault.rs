@@ -39,13 +39,13 @@ pub enum Fault {
     Memory(&'static str),
     #[error("{0}")]
     Immutable(&'static str),
+    #[error("server \"{0}\" exists already")]
+    Exists(String),
     #[error(
         "upstream \"{0}\" is static: it has no zone in shared memory, or a balancer that keeps other lists"
     )]
     Static(String),
-    #[error("invalid server id \"{0}\"")]
-    BadId(String),
-    #[error("server with id \"{0}\" not found")]
+    #[error("server with ID \"{0}\" does not exist")]
     NoServer(u64),
 }
 
@@ -70,8 +70,8 @@ impl Fault {
             Self::NoBackup(_) => "UpstreamNoBackup",
             Self::Memory(_) => "UpstreamOutOfMemory",
             Self::Immutable(_) => "UpstreamServerImmutable",
+            Self::Exists(_) => "EntryExists",
             Self::Static(_) => "UpstreamStatic",
-            Self::BadId(_) => "UpstreamBadServerId",
             Self::NoServer(_) => "UpstreamServerNotFound",
         }
     }
@@ -79,6 +79,10 @@ impl Fault {
     /// The status of the response.
     #[must_use]
     pub const fn status(&self) -> u16 {
-        if matches!(self, Self::NoServer(_)) { 404 } else { 400 }
+        match self {
+            Self::NoServer(_) => 404,
+            Self::Exists(_) => 409,
+            _ => 400,
+        }
     }
 }

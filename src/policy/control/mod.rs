@@ -4,11 +4,13 @@ mod address;
 mod body;
 mod change;
 mod fault;
+mod overrule;
 
 pub use address::Address;
 pub use body::{Draft, read};
 pub use change::{Params, Patch, changes, seconds};
 pub use fault::Fault;
+pub use overrule::Overrule;
 
 /// Longest route, as in the core.
 pub const MAX_ROUTE: usize = 32;

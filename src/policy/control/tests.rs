@@ -20,21 +20,17 @@ fn the_whole_object_that_the_go_client_sends_is_taken() {
         "slow_start": "12s", "weight": 10, "route": "test", "backup": true, "down": true, "drain": true});
     let draft = read(&body, time).unwrap();
     assert_eq!((draft.server.as_deref(), draft.backup), (Some("127.0.0.1:8001"), Some(true)));
-    let params = draft.patch.over(&Params::default());
-    let object = Value::Object(params.object(7, "127.0.0.1:8001", true));
-    let mut expected = body;
-    expected["id"] = json!(7);
-    assert_eq!(object, expected);
-}
-
-#[test]
-fn defaults_read_as_those_of_plus() {
-    let object = Value::Object(Params::default().object(0, "10.0.0.1:80", false));
-    assert_eq!(
-        object,
-        json!({"id": 0, "server": "10.0.0.1:80", "weight": 1, "max_conns": 0, "max_fails": 1, "fail_timeout": "10s",
-            "slow_start": "0s", "route": "", "backup": false, "down": false})
-    );
+    let expected = Params {
+        weight: 10,
+        max_conns: 321,
+        max_fails: 64,
+        fail_timeout: 21,
+        slow_start: 12_000,
+        route: "test".to_owned(),
+        down: true,
+        drain: true,
+    };
+    assert_eq!(draft.patch.over(&Params::default()), expected);
     assert_eq!((seconds(1500), seconds(90_000)), ("1500ms".to_owned(), "90s".to_owned()));
 }
 

@@ -39,9 +39,7 @@ shared_struct! {
         records: AtomicU64,
         /// Configurations begun.
         cycle: AtomicU64,
-        /// Changes of what is said.
-        version: AtomicU64,
-        spare: [AtomicU64; 2],
+        spare: [AtomicU64; 3],
     }
 }
 
@@ -137,23 +135,12 @@ impl Table {
 
     /// Begins a configuration and returns its number: [`Table::forget`] forgets what it does not ask for. Only the master.
     pub fn begin_cycle(&self) -> u64 {
-        self.note();
         self.header.cycle.fetch_add(1, SeqCst) + 1
     }
 
     /// The configuration begun last.
     pub fn cycle(&self) -> u64 {
         self.header.cycle.load(SeqCst)
-    }
-
-    /// Changes so far: whoever has seen this one has seen all.
-    pub fn version(&self) -> u64 {
-        self.header.version.load(Acquire)
-    }
-
-    /// Tells all processes that something was said. After it was.
-    pub fn note(&self) {
-        self.header.version.fetch_add(1, SeqCst);
     }
 
     /// Gives back the records that the present configuration has not asked for, and calls `lost` with each before.
@@ -231,11 +218,6 @@ impl Record {
             to.store(from, SeqCst);
         }
         self.kind.store(kind as u64, Release);
-    }
-
-    /// Says nothing any more.
-    pub fn clear(&self) {
-        self.live.store(0, SeqCst);
     }
 
     fn read(&self) -> Option<Words> {

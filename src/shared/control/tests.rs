@@ -40,8 +40,6 @@ fn what_was_said_comes_back() {
     let next = Seat { removed: true, added: None, ..Seat::default() };
     record.set_seat(&next);
     assert_eq!(record.seat(), Some(next));
-    record.clear();
-    assert_eq!(record.seat(), None);
     let note = Note { reason: "deploy 42".to_owned(), by: "ana".to_owned(), at: 5 };
     let breaker = table.claim(Kind::Breaker, key(1), key(2)).unwrap();
     breaker.set_note(&note);
