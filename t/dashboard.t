@@ -165,8 +165,26 @@ my $line = $browser->js('document.querySelector("#u-app .row .dots[aria-label^=A
 like $line, qr/"drain":false/, 'what brings it back';
 like `$line`, qr/"server"/, 'the line does what it says';
 $browser->keys('Escape');
-ok $up->(), 'and it is up again' or diag row($back[0]);
+ok wait_until(10, sub { row($back[0]) =~ /^up/ }), 'and it is up again' or diag row($back[0]);
 $browser->js('const f = document.querySelector("#filter"); f.value = ""; f.dispatchEvent(new Event("input"))');
+
+# ---- a breaker by hand, with words that a shell, JSON or HTML might take for their own
+my $why = q{it's "<i>deploy</i>" \\ $(id) ü};
+$browser->click('#u-app .head .dots');
+$browser->js('const f = document.querySelector("#fields [name=reason]"); f.value = arguments[0]; f.dispatchEvent(new Event("input"))', $why);
+$line = $browser->js('return document.querySelector("#curl").value');
+unlike $line, qr/[^ -~]/, 'the line is plain ASCII';
+like `$line 2>&1`, qr/"forced_open"/, 'and does what it says' or diag $line;
+is JSON::PP::decode_json(body_of(get($port, '/api/9/http/circuit_breakers/app')))->{override}{reason}, $why, 'to the letter';
+$browser->keys('Escape');
+ok $browser->until_js(10, 'return document.querySelector("#breaker-list").innerText.includes(arguments[0])', "127.0.0.1: $why"), 'the page tells who holds the breaker, and why' or diag $browser->text('#breaker-list');
+like $browser->text('#problem-list'), qr/^app\s+circuit breaker held open/, 'and that it is open';
+$browser->click('#u-app .head .dots');
+$browser->click('#choices label:nth-of-type(4)');
+$browser->click('#confirm');
+ok $browser->until_js(10, 'return /^Nothing|other/.test(document.querySelector("#problems").innerText) && !/held/.test(document.querySelector("#breaker-list").innerText)'), 'until it is let go';
+like $browser->text('#toast'), qr/^Done: let go/, 'done, it says';
+like $browser->text('#event-list'), qr/control\s+app.*\Q$why\E/s, 'and the event log has it all' or diag $browser->text('#event-list');
 
 # ---- on a phone, in the dark, away
 for my $width (360, 768, 1440) {

@@ -26,9 +26,15 @@ const list = (value) => (Array.isArray(value) ? value : value ? [value] : []).ma
 const isObject = (value) => Boolean(value) && typeof value === 'object' && !Array.isArray(value);
 const entries = (map) => (isObject(map) ? Object.entries(map).filter(([, value]) => isObject(value)) : []);
 
-// Whether a breaker lets nothing through, by itself or by hand.
-const isOpen = (breaker) => Boolean(breaker) && (breaker.state === 'open' || breaker.state === 'forced_open');
-const isClosed = (breaker) => !breaker || breaker.state === 'closed' || breaker.state === 'forced_closed';
+// Whether a breaker lets nothing through, by itself or by hand. One in a dry run only says what it would do.
+const isDry = (breaker) => breaker.dry_run || Boolean(breaker.override && breaker.override.state === 'dry_run');
+const isOpen = (breaker) => Boolean(breaker) && !isDry(breaker) && (breaker.state === 'open' || breaker.state === 'forced_open');
+const isClosed = (breaker) => !breaker || isDry(breaker) || breaker.state === 'closed' || breaker.state === 'forced_closed';
+const heldWord = ({ state }) => (state === 'dry_run' ? 'in a dry run' : 'held ' + state);
+function breakerState(breaker) {
+  const shown = named(BREAKERS, breaker.state);
+  return isDry(breaker) && breaker.state !== 'closed' ? { ...shown, level: 1, word: 'would be ' + shown.word } : shown;
+}
 
 // The breaker of a server, by its id.
 function breakerOf(peer, breakers) {
@@ -40,7 +46,7 @@ function breakerOf(peer, breakers) {
 function peerState(peer, breaker) {
   if (peer.state !== 'up') return named(STATES, peer.state);
   if (isOpen(breaker)) return STATES.open;
-  if (breaker && breaker.state === 'half_open') return STATES.half_open;
+  if (!isClosed(breaker) && breaker.state === 'half_open') return STATES.half_open;
   if (peer.degraded) return STATES.degraded;
   if (list(peer.because).length) return STATES.warming;
   return STATES.up;
@@ -55,6 +61,8 @@ function peerWords(peer, breaker, shown) {
   return '';
 }
 function breakerWords(breaker) {
+  const held = breaker.override;
+  if (held) return [held.by && 'by ' + held.by, held.reason].filter(Boolean).join(': ');
   const next = isOpen(breaker) && breaker.retry_after > 0 ? `tests again in ${breaker.retry_after} s` : '';
   return [breaker.reason, next].filter(Boolean).join(', ');
 }
@@ -117,14 +125,14 @@ function readProblems(world, upstreams, time) {
   for (const [name, breaker] of entries(world['http/circuit_breakers'])) {
     if (!upstreams.some((u) => u.name === name) && breaker.state && !isClosed(breaker)) addBreaker(add, name, breaker, '#breakers');
     for (const [whose, b] of [[name, breaker], ...entries(breaker.peers).map(([, b]) => [name + ' ' + b.server, b])]) {
-      if (b.override && !b.override.until) add(2, 'note', 'o\n' + whose, whose, `breaker is held ${String(b.override.state).replace('_', ' ')} with no end${b.override.reason ? ': ' + b.override.reason : ''}`, { href: '#breakers' });
+      if (b.override && !b.override.until) add(2, 'note', 'o\n' + whose, whose, `its breaker is ${heldWord(b.override)}, with no end; ${breakerWords(b)}`, { href: '#breakers' });
     }
   }
   limitProblems(add, world, time);
   return found.sort((a, b) => Boolean(b.grave) - Boolean(a.grave) || b.level - a.level);
 }
 function addBreaker(add, name, breaker, href) {
-  const shown = named(BREAKERS, breaker.state);
+  const shown = breakerState(breaker);
   add(shown.level, shown.shape, 'b\n' + name, name.replace(/^route:/, 'route '), `circuit breaker ${shown.word}: ${breakerWords(breaker)}`, { href, since: at(breaker.changed), grave: isOpen(breaker) });
 }
 function limitProblems(add, world, time) {
