@@ -179,6 +179,7 @@ cmp_ok $good, '>', 100, 'a load of requests';
 is_deeply \%status, {}, 'and none of them fails while servers come and go and nginx reloads' or diag explain \%status;
 ok wait_until(10, sub { 2 == $gateway->workers }), 'two workers';
 is status_of(get($port, '/app')), 200, 'that serve';
-unlike $gateway->log, qr/exited on signal|\[emerg\]|\[crit\]|slab|open socket/, 'no worker has died' or diag $gateway->log;
-unlike $gateway->log, qr/\[alert\](?!.*cannot be added again)/, 'nothing untoward in the log';
+# What nginx itself says of a zone that is full.
+(my $log = $gateway->log) =~ s/^.*ngx_slab_alloc\(\) failed: no memory in upstream zone "small".*\n//mg;
+unlike $log, qr/exited on signal|\[(alert|emerg|crit)\]|open socket/, 'nothing untoward in the log';
 done_testing();

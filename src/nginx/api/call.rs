@@ -56,9 +56,13 @@ impl Call<'_> {
     }
 
     fn chosen<T: Serialize + ?Sized>(&self, document: &T, shape: Shape) -> Outcome {
-        let Some(fields) = self.query.fields() else { return Answer::document(200, document) };
-        let whole = serde_json::to_value(document).map_err(|_| Failure::internal("document not written"))?;
-        Answer::document(200, &fields.apply(whole, shape))
+        let answer = Answer::document(200, document)?;
+        Ok(match (self.query.fields(), answer) {
+            (Some(fields), Answer::Document(status, whole)) => {
+                Answer::Document(status, fields.apply(&whole, shape))
+            }
+            (_, answer) => answer,
+        })
     }
 
     /// Who asks, for those who read of it later: the address, and before it the name of `auth_basic`.

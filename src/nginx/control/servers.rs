@@ -15,6 +15,7 @@ use super::super::traffic::peers::Server as Counted;
 use super::super::upstream::{Group, conf_of};
 use super::lists::{self, NotAdded};
 use super::{key, owner};
+use crate::policy::Millis;
 use crate::policy::control::{Address, Draft, Fault, Params, Patch, changes};
 use crate::shared::control::{Added, Base, Kind, Record, Seat, Table};
 
@@ -162,6 +163,8 @@ fn say(table: &Table, group: &Group, found: &Found, seat: Seat) -> Result<(), Fa
     Ok(())
 }
 
+/// Milliseconds for which a server that is taken away and added again is the same to those who count.
+const KEPT: Millis = 60_000;
 const FULL: Fault = Fault::Memory("no memory for another change");
 
 /// A server's address and role stay what they are.
@@ -286,12 +289,18 @@ fn insert(
     Ok(())
 }
 
+/// The number of a server that was added.
 fn number(main: &MainConf, group: &Group, name: &str, backup: bool) -> Option<u64> {
-    group.traffic.refresh(main, group);
     let is = |counted: &&Rc<Counted>| {
         counted.server.name == name && counted.server.role == peers::Role::of(backup)
     };
-    group.traffic.servers().iter().rfind(is).map(|counted| counted.id)
+    let look = || group.traffic.servers().iter().rfind(is).map(|counted| counted.id);
+    main.traffic.reap(KEPT);
+    group.traffic.refresh(main, group);
+    look().or_else(|| {
+        group.traffic.refresh_again(main, group);
+        look()
+    })
 }
 
 fn take_out(group: &Group, name: &str, backup: bool) {
@@ -330,6 +339,7 @@ pub fn remove(main: &MainConf, group: &Group, id: u64, asker: &Asker<'_>) -> Cha
         lists::remove(group, server, found.ordinal);
         Ok(())
     })?;
+    main.traffic.release(found.counted.series);
     tell(main, group, &server.name, asker, "removed");
     Ok(())
 }

@@ -3,8 +3,9 @@
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
-use super::Record;
 use super::cells::{Cells, Codes, NAMED};
+use super::{Key, Record};
+use crate::policy::Millis;
 use crate::policy::traffic::{CLASSES, class_of, code_at, index_of};
 
 /// A claimed series. Plain references into the zone: valid as long as the zone is mapped and the key in use.
@@ -16,6 +17,7 @@ pub struct Series<T: Cells> {
     pub(super) words: Box<[&'static [AtomicU64]]>,
     pub(super) offs: &'static [AtomicU64],
     pub(super) record: &'static Record,
+    pub(super) key: Key,
     /// The number of its gauge in each process's table.
     pub number: usize,
 }
@@ -44,6 +46,14 @@ impl<T: Cells> Series<T> {
         self.base
     }
 
+    /// Its subject has gone, at `mono` of the host's monotonic clock. A while later the record may be another's.
+    pub fn leave(&self, mono: Millis) {
+        if self.record.is(self.key) {
+            // Whoever said so first is right.
+            let _ = self.record.left.compare_exchange(0, mono.max(1), SeqCst, Relaxed);
+        }
+    }
+
     /// All shards, for what does not add up.
     pub fn all(&self) -> impl Iterator<Item = &'static T> + '_ {
         self.shards.iter().copied()
@@ -53,6 +63,20 @@ impl<T: Cells> Series<T> {
     pub fn sum(&self, cell: impl Fn(&'static T) -> &'static AtomicU64) -> u64 {
         let sum = self.shards.iter().fold(0u64, |sum, shard| sum.wrapping_add(cell(shard).load(Relaxed)));
         sum.saturating_sub(cell(self.base).load(Relaxed))
+    }
+
+    /// As [`Self::sum`], of counters that lie side by side: shard by shard, as memory likes it.
+    pub fn sums<const N: usize>(&self, cells: impl Fn(&'static T) -> &'static [AtomicU64; N]) -> [u64; N] {
+        let mut sums = [0u64; N];
+        for shard in &self.shards {
+            for (sum, cell) in sums.iter_mut().zip(cells(shard)) {
+                *sum = sum.wrapping_add(cell.load(Relaxed));
+            }
+        }
+        for (sum, base) in sums.iter_mut().zip(cells(self.base)) {
+            *sum = sum.saturating_sub(base.load(Relaxed));
+        }
+        sums
     }
 
     /// Takes all counters back to 0. What is counted at the same time is counted after it, or not at all.
@@ -97,14 +121,15 @@ impl<T: Cells> Series<T> {
                     .for_each(|sum| *sum += times);
             }
         };
-        for (index, code) in (0..).map_while(|index| Some((index, code_at(index)?))) {
-            met(code, self.sum(|cells| &of(cells).known[index]));
+        let (known, named) = (self.sums(|cells| &of(cells).known), self.sums(|cells| &of(cells).named));
+        for (index, times) in known.into_iter().enumerate() {
+            code_at(index).into_iter().for_each(|code| met(code, times));
         }
-        for (named, code) in self.record.names() {
-            met(code, self.sum(|cells| &of(cells).named[named]));
+        for (at, code) in self.record.names() {
+            met(code, named.get(at).copied().unwrap_or(0));
         }
-        for (class, sum) in classes.iter_mut().enumerate() {
-            *sum += self.sum(|cells| &of(cells).other[class]);
+        for (sum, other) in classes.iter_mut().zip(self.sums(|cells| &of(cells).other)) {
+            *sum += other;
         }
         codes.sort_unstable();
         (codes, classes)

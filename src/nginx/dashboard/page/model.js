@@ -5,6 +5,7 @@ const state = (shape, level, word) => ({ shape, level, word });
 const STATES = {
   up: state('up', 0, 'up'),
   warming: state('warming', 1, 'warming up'),
+  full: state('warming', 1, 'full'),
   draining: state('draining', 'off', 'draining'),
   down: state('down', 'off', 'down'),
   degraded: state('degraded', 2, 'degraded'),
@@ -48,17 +49,20 @@ function peerState(peer, breaker) {
   if (isOpen(breaker)) return STATES.open;
   if (!isClosed(breaker) && breaker.state === 'half_open') return STATES.half_open;
   if (peer.degraded) return STATES.degraded;
-  if (list(peer.because).length) return STATES.warming;
+  if (list(peer.because).length) return list(peer.because).some((why) => why.endsWith('warms up')) ? STATES.warming : STATES.full;
   return STATES.up;
 }
 
-// Why a server takes no traffic, or less, in words. The API's own words where it has some.
-function peerWords(peer, breaker, shown) {
-  const because = list(peer.because);
-  if (because.length) return because.join('; ');
-  if (shown === STATES.open && breaker) return breakerWords(breaker);
-  if (shown === STATES.half_open && breaker) return breaker.reason || 'tests whether it works again';
-  return '';
+// Why a server takes no traffic, or less, in words: the API's own, and what the event log has of it.
+function peerWords(upstream, peer, breaker, shown) {
+  const because = list(peer.because).join('; ') || (shown === STATES.open ? breakerWords(breaker) : '');
+  const told = shown === STATES.open ? toldOf('breaker', upstream, peer, 'open').replace(/^.* s: /, '').replace(/, last \w+$/, '') : toldOf('health', upstream, peer, shown.word);
+  return (because + (told && because ? ` (${told})` : told)).replace(/\b(\d{3,})(?:\.\d+)? s\b/g, (_, seconds) => span(seconds));
+}
+// The text of the newest event of a kind of a server, if with that it became what it is.
+function toldOf(kind, upstream, peer, state) {
+  const last = log.events.find((event) => event.kind === kind && event.upstream === upstream && event.peer === peer.server);
+  return last && last.to === state && state !== 'up' ? String(last.text) : '';
 }
 function breakerWords(breaker) {
   const held = breaker.override;
@@ -92,7 +96,7 @@ function readPeer(upstream, peer, breakers, time) {
   const counters = { requests: peer.requests, '4xx': answers['4xx'], '5xx': answers['5xx'], total: answers.total };
   return {
     key: upstream + '\n' + peer.id, upstream, peer, breaker, state: shown,
-    words: peerWords(peer, breaker, shown),
+    words: peerWords(upstream, peer, breaker, shown),
     serves: peer.state === 'up' && !isOpen(breaker),
     past: history('peer\n' + upstream + '\n' + peer.id, counters, time),
   };
@@ -119,7 +123,7 @@ function readProblems(world, upstreams, time) {
     if (!isClosed(breaker)) addBreaker(add, name, breaker, href);
     for (const p of upstream.peers) {
       if (weigh(p.state.level) < 2) continue;
-      add(p.state.level, p.state.shape, p.key, p.peer.server, `${p.serves ? p.state.word : 'takes no traffic'}: ${p.words || p.state.word}`, { href, within: name, since: at(p.peer.downstart) || at(p.breaker && p.breaker.changed), peer: p });
+      add(p.state.level, p.state.shape, p.key, p.peer.server, p.words || p.state.word, { href, within: name, since: at(p.peer.downstart) || at(p.breaker && p.breaker.changed), peer: p });
     }
   }
   for (const [name, breaker] of entries(world['http/circuit_breakers'])) {

@@ -5,7 +5,6 @@
 
 #![allow(dead_code, unused_imports, reason = "for the API, the metrics and the dashboard, which are to come")]
 
-mod because;
 mod breakers;
 mod host;
 mod limits;

@@ -8,14 +8,15 @@ use nginx_sys as sys;
 
 use super::super::peers::{self as peers_of, Server};
 use super::super::process::alive;
-use super::because::{self, Told};
 use super::web::responses;
 use super::{Group, HealthChecks, Histogram, Peer, breakers};
 use crate::nginx::conf::MainConf;
 use crate::nginx::health::{self, Member, Role, peers};
 use crate::nginx::sys::{PeersLock, now, zone_of};
 use crate::nginx::{membership, upstream};
-use crate::policy::balance::{FULL, Facts, State, share};
+use crate::policy::balance::{Barred, FULL, Facts, Reasons, State, because, share};
+use crate::policy::breaker::{Forced, State as BreakerState};
+use crate::policy::health::Condition;
 use crate::policy::traffic::shown;
 use crate::shared::traffic::Series;
 use crate::shared::traffic::cells;
@@ -25,8 +26,7 @@ pub fn upstreams(conf: &MainConf) -> Vec<Group> {
     let groups = conf.upstreams.groups.iter();
     // SAFETY: groups are of this process's cycle.
     let explicit = groups.filter(|group| unsafe { !(*group.upstream).srv_conf.is_null() });
-    let told = Told::new();
-    explicit.map(|group| of(conf, group, &told)).collect()
+    explicit.map(|group| of(conf, group)).collect()
 }
 
 /// The explicit group of this name.
@@ -35,7 +35,7 @@ pub fn upstream(conf: &MainConf, name: &str) -> Option<Group> {
     // SAFETY: as in `upstreams`.
     groups
         .find(|group| group.name == name && unsafe { !(*group.upstream).srv_conf.is_null() })
-        .map(|group| of(conf, group, &Told::new()))
+        .map(|group| of(conf, group))
 }
 
 /// What the core keeps of one peer, copied while its list is locked.
@@ -49,10 +49,11 @@ struct Raw {
     max_fails: u64,
     fail_timeout: u64,
     down: usize,
-    unavail: bool,
+    /// Failed attempts, and milliseconds until the core tries again, if it has put the server aside.
+    unavail: Option<(u64, u64)>,
 }
 
-fn of(conf: &MainConf, group: &upstream::Group, told: &Told) -> Group {
+fn of(conf: &MainConf, group: &upstream::Group) -> Group {
     membership::catch_up(conf, group);
     group.traffic.refresh(conf, group);
     peers_of::observe(conf, group);
@@ -64,9 +65,7 @@ fn of(conf: &MainConf, group: &upstream::Group, told: &Told) -> Group {
     let store = conf.traffic.store();
     let peers = found.iter().enumerate().filter_map(|(number, raw)| {
         let its = servers.get(raw.at)?;
-        let member = member_of(&members, number, its);
-        let mut peer = peer(group, its, member, raw);
-        peer.because = because::of(&group.name, &peer, member.and_then(warmth), told);
+        let mut peer = peer(group, its, member_of(&members, number, its), raw);
         if let Some(store) = store.filter(|_| zone.is_none()) {
             peer.active = store.gauge(its.series.number, alive);
         }
@@ -96,7 +95,8 @@ fn raw(group: &upstream::Group, room: usize) -> Vec<Raw> {
             let mut peer = (*list).peer;
             while !peer.is_null() && found.len() < room {
                 let name = addr_of!((*peer).name);
-                let late = second - (*peer).checked <= (*peer).fail_timeout;
+                let left = (*peer).fail_timeout.saturating_sub(second.saturating_sub((*peer).checked));
+                let aside = (*peer).max_fails != 0 && (*peer).fails >= (*peer).max_fails && left >= 0;
                 found.push(Raw {
                     at: group.traffic.position(name).unwrap_or(usize::MAX),
                     role,
@@ -107,7 +107,7 @@ fn raw(group: &upstream::Group, room: usize) -> Vec<Raw> {
                     max_fails: (*peer).max_fails as u64,
                     fail_timeout: (*peer).fail_timeout.unsigned_abs(),
                     down: (*peer).down,
-                    unavail: (*peer).max_fails != 0 && (*peer).fails >= (*peer).max_fails && late,
+                    unavail: aside.then(|| ((*peer).fails as u64, left.unsigned_abs() * 1_000)),
                 });
                 peer = (*peer).next;
             }
@@ -118,7 +118,7 @@ fn raw(group: &upstream::Group, room: usize) -> Vec<Raw> {
 
 fn peer(group: &upstream::Group, its: &Server, member: Option<&Member>, raw: &Raw) -> Peer {
     let series = its.series;
-    let gate = group.breaker.servers().and_then(|servers| {
+    let breaker = group.breaker.servers().and_then(|servers| {
         servers.named(raw.name as *const sys::ngx_str_t).map(|member| breakers::of(&member.gate))
     });
     Peer {
@@ -150,16 +150,45 @@ fn peer(group: &upstream::Group, its: &Server, member: Option<&Member>, raw: &Ra
         downstart: Some(series.whole().down_start.load(Relaxed)).filter(|at| *at != 0),
         selected: series.all().map(|peer| peer.selected.load(Relaxed)).max().filter(|at| *at != 0),
         degraded: member.is_some_and(Member::is_degraded),
-        breaker: gate,
-        because: Vec::new(),
+        because: because(reasons(member, breaker.as_ref(), raw)),
+        breaker,
     }
 }
 
-/// The part of its share that a server has which warms up, in percent.
-fn warmth(member: &Member) -> Option<u64> {
-    let began = member.tuning.words?.began()?;
-    let share = share(began, now().mono, member.tuning.slow_start);
-    (share < FULL).then(|| u64::from(share) * 100 / u64::from(FULL))
+/// What keeps a server from traffic.
+fn reasons(member: Option<&Member>, breaker: Option<&super::Breaker>, raw: &Raw) -> Reasons {
+    let (now, down) = (now().mono, state(member, raw) == State::Down);
+    let records = || member.into_iter().flat_map(|member| &member.records);
+    let conditions = || records().map(|record| (health::condition(record.shared), record.shared.view()));
+    let failing = conditions().filter(|(condition, _)| *condition == Condition::Down);
+    let part = member.and_then(|member| {
+        let tuning = &member.tuning;
+        Some(share(tuning.words?.began()?, now, tuning.slow_start))
+    });
+    Reasons {
+        down,
+        draining: state(member, raw) == State::Draining,
+        unhealthy: failing.map(|(_, view)| now.saturating_sub(view.last_change)).max(),
+        checking: conditions().any(|(condition, _)| condition == Condition::Checking),
+        unavail: raw.unavail,
+        breaker: breaker.and_then(barred),
+        degraded: member.is_some_and(Member::is_degraded),
+        full: Some(raw.conns).filter(|conns| raw.max_conns != 0 && *conns >= raw.max_conns),
+        warming: part.filter(|part| *part < FULL).map(|part| part * 100 / FULL),
+    }
+}
+
+/// How a circuit breaker keeps a server; one in dry run does not.
+fn barred(breaker: &super::Breaker) -> Option<Barred> {
+    let view = &breaker.view;
+    match (view.forced, view.state) {
+        (Some(Forced::Open), _) => Some(Barred::Forced(view.forced_until.saturating_sub(now().mono))),
+        (None, BreakerState::Open) if !breaker.settings.dry_run => {
+            Some(Barred::Open(view.last, breaker.retry_after))
+        }
+        (None, BreakerState::HalfOpen) if !breaker.settings.dry_run => Some(Barred::HalfOpen),
+        _ => None,
+    }
 }
 
 /// The member that a server is: as a rule that of its own number, as both are in the order of the lists.
@@ -184,12 +213,12 @@ pub fn states(conf: &MainConf, group: &upstream::Group) -> Vec<(&'static Series<
 /// The word for how a server stands.
 fn state(member: Option<&Member>, raw: &Raw) -> State {
     if let Some(member) = member {
-        return member.state(raw.unavail);
+        return member.state(raw.unavail.is_some());
     }
     State::of(Facts {
         down: raw.down & 1 != 0,
         draining: raw.down & health::DRAINING != 0,
-        unavail: raw.unavail,
+        unavail: raw.unavail.is_some(),
         ..Facts::default()
     })
 }
@@ -216,7 +245,7 @@ fn average(
 }
 
 fn times(series: &Series<cells::Peer>) -> Histogram {
-    let buckets = core::array::from_fn(|at| series.sum(|peer| &peer.times[at]));
+    let buckets = series.sums(|peer| &peer.times);
     Histogram { buckets, count: buckets.iter().sum(), sum: series.sum(|peer| &peer.time_sum) }
 }
 
