@@ -7,6 +7,8 @@ pub mod balance;
 pub mod breaker;
 pub mod control;
 pub mod events;
+#[cfg(any(test, sluice_fuzz))]
+pub mod fuzz;
 pub mod health;
 pub mod limit;
 pub mod traffic;

@@ -162,8 +162,6 @@ fn say(table: &Table, group: &Group, found: &Found, seat: Seat) -> Result<(), Fa
     Ok(())
 }
 
-/// Seconds for which a server that is taken away and added again is the same to those who count.
-const KEPT: u64 = 60;
 const FULL: Fault = Fault::Memory("no memory for another change");
 
 /// A server's address and role stay what they are.
@@ -221,6 +219,7 @@ pub fn add(main: &MainConf, group: &Group, draft: &Draft, asker: &Asker<'_>) -> 
     let (name, backup) = (address.to_string(), draft.backup.unwrap_or(false));
     let wanted = draft.patch.over(&Params::default());
     check(group, &Params::default(), &Params { weight: 1, ..wanted.clone() })?;
+    main.traffic.make_room();
     alone(main, |table| insert(main, group, table, (&address, backup), &wanted))?;
     let id = number(main, group, &name, backup);
     let Some(id) = id else {
@@ -294,7 +293,6 @@ fn number(main: &MainConf, group: &Group, name: &str, backup: bool) -> Option<u6
         counted.server.name == name && counted.server.role == peers::Role::of(backup)
     };
     let look = || group.traffic.servers().iter().rfind(is).map(|counted| counted.id);
-    main.traffic.reap(KEPT);
     group.traffic.refresh(main, group);
     look().or_else(|| {
         group.traffic.refresh_again(main, group);
@@ -338,7 +336,8 @@ pub fn remove(main: &MainConf, group: &Group, id: u64, asker: &Asker<'_>) -> Cha
         lists::remove(group, server, found.ordinal);
         Ok(())
     })?;
-    main.traffic.release(found.counted.series);
+    // Those who count are to know before the next one comes.
+    group.traffic.refresh(main, group);
     tell(main, group, &server.name, asker, "removed");
     Ok(())
 }

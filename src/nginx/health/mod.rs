@@ -217,6 +217,6 @@ fn note_panic(upstream: &str, [from, to]: [&str; 2], text: &str) {
 }
 
 /// The verdict of a record.
-fn condition(shared: &SharedCheck) -> Condition {
+pub fn condition(shared: &SharedCheck) -> Condition {
     State::from_bits(shared.state()).condition()
 }

@@ -15,6 +15,7 @@ pub mod snapshot;
 mod symbols;
 mod tls;
 
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::cell::{Cell, OnceCell, RefCell};
 
 use super::conf::MainConf;
@@ -59,20 +60,9 @@ impl Conf {
         Some(&self.shm.as_ref()?.get()?.0)
     }
 
-    /// A server has been taken away for good.
-    pub fn release(&self, series: &Series<cells::Peer>) {
-        self.locked_now(|store| store.release(series.number, mono() / 1_000));
-    }
-
-    /// Makes room for another server in place of those that were taken away: of those `grace` seconds ago, and if need be
-    /// of all.
-    pub fn reap(&self, grace: u64) {
-        self.locked_now(|store| {
-            store.reap(mono() / 1_000, grace, process::alive);
-            if !store.has_room::<cells::Peer>() {
-                store.reap(mono() / 1_000, 0, process::alive);
-            }
-        });
+    /// Another server is going to be added.
+    pub fn make_room(&self) {
+        self.locked_now(|store| store.make_room::<cells::Peer>(mono(), process::alive));
     }
 
     /// Holds the zone's mutex while `f` claims series: outside `init_module`, nobody else may do so at the time.
@@ -122,11 +112,16 @@ fn key(about: &str) -> Key {
 
 /// A series that the plan has room for; without it, whatever it is about is not counted.
 fn claim<T: Cells>(store: &Store, about: &str) -> Option<Series<T>> {
-    match store.claim(key(about)) {
+    match store.claim(key(about), mono()) {
         Ok(series) => Some(series),
         Err(full) => {
-            let subject = about.replace('\0', " ");
-            log::cycle(Level::Alert, format_args!("{subject} is not counted: {full}"));
+            // Once per process and cycle: there is always a next one.
+            static SAID: AtomicU64 = AtomicU64::new(0);
+            let generation = store.generation();
+            if SAID.swap(generation, Relaxed) != generation {
+                let subject = about.replace('\0', " ");
+                log::cycle(Level::Alert, format_args!("{subject} is not counted, nor may others be: {full}"));
+            }
             None
         }
     }

@@ -21,5 +21,7 @@ mod tests;
 pub use builder::Builder;
 pub use error::MatchError;
 pub use expect::{Answer, Match, Verdict};
+#[cfg(any(test, sluice_fuzz))]
+pub use json::found;
 pub use reason::ReasonKind;
 pub use verdict::{Change, Condition, Probe, State, Thresholds, apply};
