@@ -6,11 +6,13 @@
 #![deny(unsafe_code)]
 
 pub mod balance;
+pub mod ban;
 pub mod breaker;
 pub mod cell;
 pub mod health;
 pub mod limit;
 pub mod outage;
 pub mod sessions;
+mod table;
 pub mod traffic;
 pub mod upstream;
