@@ -15,6 +15,7 @@ use super::super::timer::Timer;
 use super::super::worker::{self, Worker};
 use super::{Shown, ZoneConf};
 use crate::policy::Millis;
+use crate::policy::ban::MAX_TIME;
 use crate::policy::limit::KeyHash;
 use crate::remote::Job;
 use crate::remote::redis::LinkEvent;
@@ -172,7 +173,8 @@ fn tell_missing(worker: &Worker, zone: &ZoneConf, shared: &BanZone, bans: &[Bann
 /// A ban that Redis has.
 fn enter(zone: &ZoneConf, shared: &BanZone, ban: &Banned, then: Millis) {
     let new = New {
-        until: then.saturating_add(ban.left),
+        // However long Redis, or whoever writes to it, wants it.
+        until: then.saturating_add(ban.left.min(MAX_TIME)),
         since: then.saturating_sub(ban.ago).max(1),
         level: ban.level,
         cause: ban.cause,

@@ -73,7 +73,7 @@ fn hits_before_the_last_ban_do_not_count() {
 #[test]
 fn lengths_double_and_are_forgotten_one_by_one() {
     let terms = terms(1, 1, 10, 70);
-    let next = |level, quiet| terms.sentence(Some(Past { level, ended: 100 }), 100 + quiet);
+    let next = |level, quiet: Millis| terms.sentence(Some(Past { level, ended: 100 }), 100 + quiet);
     assert_eq!(terms.sentence(None, 0), Sentence { level: 1, length: 10 });
     assert_eq!(next(1, 0), Sentence { level: 2, length: 20 });
     assert_eq!(next(3, 69), Sentence { level: 4, length: 70 });
