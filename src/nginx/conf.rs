@@ -4,7 +4,7 @@ use nginx_sys as sys;
 
 use super::cf::{Directive, Result, Setter, complain, directive, parse_size, set_once};
 use super::sys::CORE_STICKY;
-use super::{api, balance, ban, breaker, dashboard, health, limit, redis, reject, traffic};
+use super::{api, balance, ban, breaker, control, dashboard, events, health, limit, redis, reject, traffic};
 
 /// http level: one per cycle.
 #[derive(Default)]
@@ -18,11 +18,18 @@ pub struct MainConf {
     /// The zone of upstream state, announced when all upstreams are known.
     pub upstreams: super::upstream::Conf,
     pub traffic: traffic::Conf,
+    pub events: events::Conf,
+    pub control: control::Conf,
     /// `sluice_zone`, in bytes.
     pub zone_size: Option<usize>,
 }
 
 impl MainConf {
+    /// Whether anything can change its state.
+    fn has_events(&self) -> bool {
+        !self.redis.is_empty() || self.upstreams.is_announced() || self.traffic.wanted.get()
+    }
+
     /// Whether a worker needs its I/O thread.
     pub fn needs_engine(&self) -> bool {
         !self.redis.is_empty() || !self.health.is_empty()
@@ -146,6 +153,10 @@ pub fn finish(cf: *mut sys::ngx_conf_t, main: &mut MainConf) -> Result {
         }
         return Err(super::cf::ConfError::Logged);
     }
+    if main.has_events() {
+        main.events.announce(cf).map_err(|_| super::cf::ConfError::Logged)?;
+    }
+    control::finish(cf, main).map_err(|_| super::cf::ConfError::Logged)?;
     api::warn(cf, main);
     Ok(())
 }

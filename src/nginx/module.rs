@@ -15,7 +15,10 @@ use super::conf::{COMMANDS, LocConf, MainConf, SrvConf};
 use super::entry::entry;
 use super::request::Request;
 use super::sys::{CONF_ERROR, CONF_OK, DECLINED, ERROR, OK, Process, process, slot};
-use super::{api, balance, ban, breaker, conf, early, filter, limit, traffic, upstream, variables, worker};
+use super::{
+    api, balance, ban, breaker, conf, control, early, events, filter, limit, traffic, upstream, variables,
+    worker,
+};
 
 /// A table of pointers that nginx reads and nobody writes.
 #[repr(transparent)]
@@ -331,15 +334,22 @@ unsafe fn conf_of(cycle: *mut sys::ngx_cycle_t) -> Option<&'static MainConf> {
 unsafe extern "C" fn init_module(cycle: *mut sys::ngx_cycle_t) -> sys::ngx_int_t {
     entry!("init_module", OK, {
         // SAFETY: nginx passes the new cycle, zones and upstreams set up, before any worker of it exists.
-        let Some(conf) = (unsafe { conf_of(cycle) }) else { return OK };
+        let Some(conf) = (unsafe { conf_of(cycle) }) else {
+            events::forget();
+            return OK;
+        };
+        conf.events.adopt();
         api::note_cycle();
+        control::restore(conf);
         upstream::adopt(conf);
+        control::settle(conf);
         // SAFETY: as above.
         unsafe { traffic::adopt(conf, cycle) };
         // Drawn here, so that all workers have the same.
         worker::gateway();
         // `master_process off`: a reload makes a new cycle in the process that serves, without init_process.
         if process() == Process::Single && worker::current().is_some() {
+            events::release();
             worker::stop();
             // SAFETY: as above.
             worker::start(conf, unsafe { (*cycle).log });

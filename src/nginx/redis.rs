@@ -10,6 +10,7 @@ use super::ban;
 use super::cf::{ConfError, Directive, Param, Result, complain, parse_switch, parse_time, set_once};
 use super::conf::MainConf;
 use super::entry::entry;
+use super::events::{self, Event, Kind};
 use super::log::{self, Level};
 use super::sys::{CONF_ERROR, CONF_OK, mono};
 use super::zone::{Contents, Zone, min_size};
@@ -318,6 +319,7 @@ pub fn announce(conf: &Conf, event: &LinkEvent) {
         LinkEvent::Lost { name, reason } => {
             if conf.outage(name).is_none_or(|outage| outage.begin(mono())) {
                 log::cycle(Level::Error, format_args!("redis is lost: {reason}, redis \"{name}\""));
+                note(name, ["up", "lost"], reason);
             }
         }
         LinkEvent::Back { name, after } => {
@@ -354,5 +356,10 @@ fn back(name: &str, after: Option<u64>) {
     if let Some(after) = after {
         let (s, tenths) = (after / 1000, after % 1000 / 100);
         log::cycle(Level::Warn, format_args!("redis is back after {s}.{tenths} s, redis \"{name}\""));
+        note(name, ["lost", "up"], &format!("back after {s}.{tenths} s"));
     }
+}
+
+fn note(name: &str, [from, to]: [&str; 2], text: &str) {
+    events::note(&Event { kind: Kind::Redis, upstream: name, peer: "", from, to, text });
 }

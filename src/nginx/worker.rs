@@ -14,7 +14,7 @@ use super::request::Request;
 use super::sys::{exiting, mono};
 use super::timer::Timer;
 use super::wake::Wake;
-use super::{ban, breaker, health, limit, traffic};
+use super::{ban, breaker, events, health, limit, traffic};
 use crate::policy::Millis;
 use crate::remote::{Done, Engine, Job};
 
@@ -29,6 +29,7 @@ pub struct Worker {
     pub breakers: breaker::Keeper,
     pub ledger: limit::Ledger,
     pub bans: ban::Keeper,
+    pub waiters: events::Waiters,
     pub traffic: traffic::Watch,
     engine: Option<Engine>,
     /// Jobs of this turn of the event loop; they leave together at its end.
@@ -63,6 +64,7 @@ pub fn start(conf: &'static MainConf, log: *mut sys::ngx_log_t) {
         breakers: breaker::Keeper::start(conf, log),
         ledger: limit::Ledger::new(log),
         bans: ban::Keeper::start(conf, log),
+        waiters: events::Waiters::new(log),
         traffic: traffic::Watch::start(conf, log),
         engine,
         outbox: RefCell::default(),

@@ -6,6 +6,8 @@ pub mod api;
 pub mod balance;
 pub mod ban;
 pub mod breaker;
+pub mod control;
+pub mod events;
 #[cfg(any(test, sluice_fuzz))]
 pub mod fuzz;
 pub mod health;

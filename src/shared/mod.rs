@@ -9,6 +9,8 @@ pub mod balance;
 pub mod ban;
 pub mod breaker;
 pub mod cell;
+pub mod control;
+pub mod events;
 pub mod health;
 pub mod limit;
 pub mod outage;

@@ -16,7 +16,15 @@ use super::handler::content;
 /// What stands in the configuration: where writes are allowed.
 #[derive(Default)]
 pub struct Conf {
+    there: bool,
     writable: Vec<(Place, *mut *mut c_void)>,
+}
+
+impl Conf {
+    /// Whether any location has an API.
+    pub fn is_there(&self) -> bool {
+        self.there
+    }
 }
 
 /// Whether there is an API in this location, and whether it may be written to.
@@ -76,6 +84,7 @@ pub fn api(directive: &Directive, main: &mut MainConf) -> Result {
         }
         (*core).handler = Some(content);
         traffic::want(directive);
+        main.api.there = true;
         if write {
             main.api.writable.push((directive.place(), locations));
         }

@@ -22,6 +22,7 @@ use super::conf::MainConf;
 use super::log::{self, Level};
 use super::sys::mono;
 use super::zone::{Contents, Zone};
+use crate::policy::Millis;
 use crate::policy::limit::KeyHash;
 use crate::shared::cell::Region;
 use crate::shared::traffic::cells::{self, Cells};
@@ -58,6 +59,22 @@ impl Conf {
     /// The zone itself.
     pub fn store(&self) -> Option<&Store> {
         Some(&self.shm.as_ref()?.get()?.0)
+    }
+
+    /// A server has been taken away for good.
+    pub fn release(&self, series: &Series<cells::Peer>) {
+        self.locked_now(|store| store.release(series.number, mono()));
+    }
+
+    /// Makes room for another server in place of those that were taken away: of those `grace` milliseconds ago, and if need be
+    /// of all.
+    pub fn reap(&self, grace: Millis) {
+        self.locked_now(|store| {
+            store.reap(mono(), grace, process::alive);
+            if !store.has_room::<cells::Peer>(mono()) {
+                store.reap(mono(), 0, process::alive);
+            }
+        });
     }
 
     /// Holds the zone's mutex while `f` claims series: outside `init_module`, nobody else may do so at the time.

@@ -249,14 +249,29 @@ impl Store {
         self.series(number, record).ok()
     }
 
+    /// What a series is about has gone, at `now` in milliseconds of the host's monotonic clock. If it comes back soon it finds
+    /// its series again. Only under the zone's mutex.
+    pub fn release(&self, number: usize, now: Millis) {
+        if let Some(record) = self.record(number) {
+            record.left.store(now.max(1), SeqCst);
+        }
+    }
+
+    /// Frees the series whose subject went at least `grace` milliseconds ago, unless somebody still counts there, as
+    /// `alive` processes say. Only under the zone's mutex.
+    pub fn reap(&self, now: Millis, grace: Millis, alive: impl Fn(u64) -> bool) {
+        for (number, record) in self.records() {
+            let left = record.left.load(SeqCst);
+            if left != 0 && now.saturating_sub(left) >= grace && self.gauge(number, &alive) == 0 {
+                record.used.store(0, SeqCst);
+                record.left.store(0, SeqCst);
+            }
+        }
+    }
+
     /// A record of this kind that no cycle has used for long, or whose subject went a while ago, cleared; or a fresh one.
     fn take<T: Cells>(&self, now: u64, mono: Millis) -> Result<(usize, &'static Record), Full> {
-        let gone = |record: &Record| match record.left.load(SeqCst) {
-            0 => false,
-            left => mono.saturating_sub(left) > FORGOTTEN,
-        };
-        let idle = |record: &Record| now.saturating_sub(record.used.load(SeqCst)) > 2 || gone(record);
-        let old = self.records().find(|(_, record)| record.kind.load(Relaxed) == T::KIND && idle(record));
+        let old = self.idle::<T>(now, mono);
         if let Some((number, record)) = old {
             record.used.store(0, SeqCst);
             record.left.store(0, SeqCst);
@@ -276,6 +291,25 @@ impl Store {
         self.header.given.store(given + T::WORDS as u64, SeqCst);
         self.header.claimed.store(claimed + 1, Release);
         Ok((claimed as usize, record))
+    }
+
+    fn idle<T: Cells>(&self, now: u64, mono: Millis) -> Option<(usize, &'static Record)> {
+        let gone = |record: &Record| match record.left.load(SeqCst) {
+            0 => false,
+            left => mono.saturating_sub(left) > FORGOTTEN,
+        };
+        let idle = |record: &Record| {
+            let used = record.used.load(SeqCst);
+            used == 0 || now.saturating_sub(used) > 2 || gone(record)
+        };
+        self.records().find(|(_, record)| record.kind.load(Relaxed) == T::KIND && idle(record))
+    }
+
+    /// Whether another series of this kind could be claimed.
+    pub fn has_room<T: Cells>(&self, mono: Millis) -> bool {
+        let given = self.header.given.load(SeqCst) as usize;
+        let fresh = self.record(self.header.claimed.load(SeqCst) as usize).is_some();
+        fresh && given + T::WORDS <= self.plan.words || self.idle::<T>(self.generation(), mono).is_some()
     }
 
     fn full<T: Cells>(&self) -> Full {

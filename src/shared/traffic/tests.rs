@@ -240,3 +240,24 @@ fn what_is_no_zone_of_ours_is_refused() {
     store.header.layout.store(LAYOUT + 1, Relaxed);
     assert_eq!(Store::adopt(region).unwrap_err(), LayoutError::Version(LAYOUT + 1));
 }
+
+#[test]
+fn a_series_that_was_released_is_given_to_others() {
+    let plan = Plan { shards: 1, processes: 2, records: 2, words: cells::Peer::WORDS };
+    let store = Store::create(Region::on_heap(plan.size()), plan).unwrap();
+    store.begin_cycle();
+    let first = store.claim::<cells::Peer>([1, 1], 0).unwrap();
+    first.whole().id.store(7, Relaxed);
+    assert!(!store.has_room::<cells::Peer>(0) && store.claim::<cells::Peer>([2, 2], 0).is_err());
+    store.release(first.number, 100);
+    store.reap(159, 60, |_| true);
+    assert!(store.find::<cells::Peer>([1, 1]).is_some());
+    // It comes back, and goes again.
+    assert_eq!(store.claim::<cells::Peer>([1, 1], 0).unwrap().whole().id.load(Relaxed), 7);
+    store.reap(1_000, 60, |_| true);
+    assert!(!store.has_room::<cells::Peer>(0));
+    store.release(first.number, 100);
+    store.reap(160, 60, |_| true);
+    assert!(store.find::<cells::Peer>([1, 1]).is_none() && store.has_room::<cells::Peer>(0));
+    assert_eq!(store.claim::<cells::Peer>([2, 2], 0).unwrap().whole().id.load(Relaxed), 0);
+}

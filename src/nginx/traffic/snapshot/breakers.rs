@@ -6,7 +6,7 @@ use crate::nginx::conf::MainConf;
 
 pub fn of(gate: &Gate) -> Breaker {
     let (settings, view, retry_after) = gate.shown();
-    Breaker { settings: *settings, state: view.name(), view, retry_after }
+    Breaker { about: gate.name().to_owned(), settings: *settings, state: view.name(), view, retry_after }
 }
 
 /// All of them, upstreams first.

@@ -294,6 +294,8 @@ pub struct RateLimit {
 /// A circuit breaker.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Breaker {
+    /// What logs call it.
+    pub about: String,
     pub settings: Settings,
     pub view: View,
     /// `closed`, `open`, `half_open`, `forced_open` or `forced_closed`.
