@@ -3,6 +3,7 @@
 #[allow(dead_code, reason = "resources to come use the rest")]
 mod api;
 mod balance;
+mod ban;
 mod breaker;
 mod cf;
 mod conf;
