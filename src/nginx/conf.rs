@@ -4,7 +4,7 @@ use nginx_sys as sys;
 
 use super::cf::{Directive, Result, Setter, complain, directive, parse_size, set_once};
 use super::sys::CORE_STICKY;
-use super::{balance, breaker, health, limit, redis, reject};
+use super::{balance, breaker, health, limit, metrics, redis, reject};
 
 /// http level: one per cycle.
 #[derive(Default)]
@@ -41,6 +41,7 @@ pub struct LocConf {
     pub limit: limit::LocConf,
     pub reject: reject::LocConf,
     pub breaker: breaker::LocConf,
+    pub metrics: metrics::LocConf,
 }
 
 impl LocConf {
@@ -48,6 +49,7 @@ impl LocConf {
     pub fn merge(&mut self, prev: &Self, main: &MainConf, cf: *mut sys::ngx_conf_t) -> Result {
         self.reject.merge(&prev.reject);
         self.breaker.merge(&prev.breaker);
+        self.metrics.merge(&prev.metrics, cf);
         self.limit.merge(&prev.limit, main, cf)
     }
 }
@@ -67,7 +69,7 @@ const BLOCK: u32 = sys::NGX_CONF_BLOCK;
 const NONE: u32 = sys::NGX_CONF_NOARGS;
 
 /// Every directive of the module.
-pub static mut COMMANDS: [sys::ngx_command_t; 28] = [
+pub static mut COMMANDS: [sys::ngx_command_t; 29] = [
     directive(c"sluice_zone", H | ONE, &Setter::Main(sluice_zone)),
     // Redis
     directive(c"redis", H | BLOCK | ONE, &Setter::Block(redis::block)),
@@ -99,6 +101,8 @@ pub static mut COMMANDS: [sys::ngx_command_t; 28] = [
     directive(c"circuit_breaker_status", H | S | L | ONE, &Setter::Location(breaker::conf::status)),
     // Balancing
     directive(c"panic_threshold", U | SOME, &Setter::Server(balance::conf::panic_threshold)),
+    // Control and observation
+    directive(c"metrics", L | NONE | ONE, &Setter::Location(metrics::metrics)),
     // The core's own, where it has one: then the table ends here.
     if CORE_STICKY {
         sys::ngx_command_t::empty()

@@ -5,6 +5,8 @@
 //! records again whatever moved in the configuration. Only the master claims records, in `init_module`,
 //! before it starts the workers of the new cycle; workers of the old one keep using theirs meanwhile.
 
+mod fill;
+
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
@@ -16,7 +18,7 @@ use super::health::Check;
 /// Says that the memory is ours; written last.
 const MAGIC: u64 = u64::from_be_bytes(*b"sluiceUP");
 /// One more whenever a struct of this zone changes.
-const LAYOUT: u64 = 3;
+pub const LAYOUT: u64 = 3;
 /// Worker indices that `enter` tells apart.
 const WORKERS: usize = 128;
 
@@ -36,7 +38,8 @@ shared_struct! {
         checks: AtomicU64,
         /// Breaker records ever claimed.
         breakers: AtomicU64,
-        spare: AtomicU64,
+        /// Records that there was no room for.
+        failures: AtomicU64,
         /// The cycle in which a worker of this index started last.
         entered: [AtomicU32; WORKERS],
     }
@@ -79,6 +82,8 @@ const BREAKER: usize = size_of::<BreakerSlot>();
 const LEAST: usize = HEADER + CHECK + BREAKER;
 const _: () = assert!(HEADER == 576 && CHECK == 96 && (cfg!(sluice_loom) || BREAKER == 576));
 const _: () = assert!(IDENT + size_of::<Check>() == CHECK && IDENT + size_of::<Server>() == CHECK);
+
+pub use fill::Fill;
 
 /// What a record is about: a hash that does not collide.
 pub type Key = [u64; 2];
@@ -285,6 +290,7 @@ impl Store {
     pub fn copy_from(&self, old: &Self) -> usize {
         self.header.generation.store(old.header.generation.load(SeqCst), SeqCst);
         self.header.changes.store(old.header.changes.load(SeqCst), SeqCst);
+        self.header.failures.store(old.header.failures.load(SeqCst), SeqCst);
         for (to, from) in self.header.entered.iter().zip(&old.header.entered) {
             to.store(from.load(SeqCst), SeqCst);
         }
@@ -319,7 +325,9 @@ impl Store {
             slot.ident().used.store(now, Release);
             return Ok((index, new));
         }
-        let (index, slot) = self.claim::<T>(now)?;
+        let (index, slot) = self.claim::<T>(now).inspect_err(|_| {
+            self.header.failures.fetch_add(1, Relaxed);
+        })?;
         slot.ident().take(key, now);
         Ok((index, true))
     }
