@@ -149,6 +149,22 @@ impl Directive {
         unsafe { (*self.cf).cmd_type as u32 & sys::NGX_HTTP_UPS_CONF != 0 }
     }
 
+    /// Whether the directive stands in a `server` block.
+    pub fn in_server(&self) -> bool {
+        // SAFETY: as in `in_upstream`.
+        unsafe { (*self.cf).cmd_type as u32 & sys::NGX_HTTP_SRV_CONF != 0 }
+    }
+
+    /// Our http-level configuration. Only for setters that were not given it already.
+    pub fn main_conf(&self) -> &MainConf {
+        // SAFETY: as in `in_upstream`; inside an http block `ctx` has a slot for each module at the main level, ours
+        // filled by create_main_conf.
+        unsafe {
+            let ctx = (*self.cf).ctx.cast::<sys::ngx_http_conf_ctx_t>();
+            &*(*super::sys::slot((*ctx).main_conf, super::module::main_module())).cast()
+        }
+    }
+
     /// Where this line stands.
     pub fn place(&self) -> Place {
         // SAFETY: as in `in_upstream`; conf_file is set while a file is parsed and NULL for `-g` text.

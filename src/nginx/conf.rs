@@ -4,7 +4,7 @@ use nginx_sys as sys;
 
 use super::cf::{Directive, Result, Setter, complain, directive, parse_size, set_once};
 use super::sys::CORE_STICKY;
-use super::{balance, breaker, health, limit, metrics, redis, reject};
+use super::{balance, breaker, health, limit, metrics, redis, reject, traffic};
 
 /// http level: one per cycle.
 #[derive(Default)]
@@ -15,6 +15,7 @@ pub struct MainConf {
     pub breaker: breaker::Conf,
     /// The zone of upstream state, announced when all upstreams are known.
     pub upstreams: super::upstream::Conf,
+    pub traffic: traffic::Conf,
     /// `sluice_zone`, in bytes.
     pub zone_size: Option<usize>,
 }
@@ -42,6 +43,7 @@ pub struct LocConf {
     pub reject: reject::LocConf,
     pub breaker: breaker::LocConf,
     pub metrics: metrics::LocConf,
+    pub traffic: traffic::LocConf,
 }
 
 impl LocConf {
@@ -50,6 +52,7 @@ impl LocConf {
         self.reject.merge(&prev.reject);
         self.breaker.merge(&prev.breaker);
         self.metrics.merge(&prev.metrics, cf);
+        self.traffic.merge(&prev.traffic, &main.traffic);
         self.limit.merge(&prev.limit, main, cf)
     }
 }
@@ -57,6 +60,8 @@ impl LocConf {
 const H: u32 = sys::NGX_HTTP_MAIN_CONF;
 const S: u32 = sys::NGX_HTTP_SRV_CONF;
 const L: u32 = sys::NGX_HTTP_LOC_CONF;
+/// `if` in a location.
+const LIF: u32 = sys::NGX_HTTP_LIF_CONF;
 const U: u32 = sys::NGX_HTTP_UPS_CONF;
 /// Inside `match` and its groups. HTTP modules leave this bit to core modules, whose directives are not
 /// looked at while an http block is read; `include` works here as everywhere.
@@ -69,7 +74,7 @@ const BLOCK: u32 = sys::NGX_CONF_BLOCK;
 const NONE: u32 = sys::NGX_CONF_NOARGS;
 
 /// Every directive of the module.
-pub static mut COMMANDS: [sys::ngx_command_t; 29] = [
+pub static mut COMMANDS: [sys::ngx_command_t; 30] = [
     directive(c"sluice_zone", H | ONE, &Setter::Main(sluice_zone)),
     // Redis
     directive(c"redis", H | BLOCK | ONE, &Setter::Block(redis::block)),
@@ -99,10 +104,11 @@ pub static mut COMMANDS: [sys::ngx_command_t; 29] = [
     directive(c"circuit_breaker", U | L | ANY, &Setter::Server(breaker::conf::circuit_breaker)),
     directive(c"circuit_breaker_failure", U | L | SOME, &Setter::Server(breaker::conf::failure)),
     directive(c"circuit_breaker_status", H | S | L | ONE, &Setter::Location(breaker::conf::status)),
+    // Observation
+    directive(c"status_zone", S | L | LIF | ONE, &Setter::Location(traffic::conf::status_zone)),
+    directive(c"metrics", L | NONE | ONE, &Setter::Location(metrics::metrics)),
     // Balancing
     directive(c"panic_threshold", U | SOME, &Setter::Server(balance::conf::panic_threshold)),
-    // Control and observation
-    directive(c"metrics", L | NONE | ONE, &Setter::Location(metrics::metrics)),
     // The core's own, where it has one: then the table ends here.
     if CORE_STICKY {
         sys::ngx_command_t::empty()
@@ -123,7 +129,7 @@ fn sluice_zone(directive: &Directive, conf: &mut MainConf) -> Result {
 
 /// Everything that can only be settled when the whole configuration has been read.
 pub fn finish(cf: *mut sys::ngx_conf_t, main: &mut MainConf) -> Result {
-    if let Err(error) = super::upstream::finish(cf, main) {
+    if let Err(error) = super::upstream::finish(cf, main).and_then(|()| traffic::conf::finish(cf, main)) {
         if !matches!(error, super::cf::ConfError::Logged) {
             complain(cf, format_args!("{error}"));
         }

@@ -20,6 +20,7 @@ mod request;
 mod sys;
 mod timer;
 mod times;
+mod traffic;
 mod upstream;
 mod variables;
 mod wake;

@@ -14,8 +14,8 @@ use nginx_sys as sys;
 use super::conf::{COMMANDS, LocConf, MainConf, SrvConf};
 use super::entry::entry;
 use super::request::Request;
-use super::sys::{CONF_ERROR, CONF_OK, ERROR, OK, Process, process, slot};
-use super::{balance, breaker, conf, early, filter, limit, upstream, variables, worker};
+use super::sys::{CONF_ERROR, CONF_OK, DECLINED, ERROR, OK, Process, process, slot};
+use super::{balance, breaker, conf, early, filter, limit, traffic, upstream, variables, worker};
 
 /// A table of pointers that nginx reads and nobody writes.
 #[repr(transparent)]
@@ -207,6 +207,13 @@ unsafe extern "C" fn postconfiguration(cf: *mut sys::ngx_conf_t) -> sys::ngx_int
             if routes && !add_handler(cf, sys::ngx_http_phases_NGX_HTTP_LOG_PHASE, logged) {
                 return ERROR;
             }
+            let counts = main_conf(cf).traffic.wanted.get();
+            if counts
+                && !(add_handler(cf, sys::ngx_http_phases_NGX_HTTP_POST_READ_PHASE, begun)
+                    && add_handler(cf, sys::ngx_http_phases_NGX_HTTP_LOG_PHASE, counted))
+            {
+                return ERROR;
+            }
         }
         OK
     })
@@ -259,6 +266,22 @@ unsafe extern "C" fn logged(r: *mut sys::ngx_http_request_t) -> sys::ngx_int_t {
     OK
 }
 
+unsafe extern "C" fn begun(r: *mut sys::ngx_http_request_t) -> sys::ngx_int_t {
+    entry!("a request's start", (), {
+        // SAFETY: nginx passes a live request.
+        traffic::begun(unsafe { Request::from_ptr(r) });
+    });
+    DECLINED
+}
+
+unsafe extern "C" fn counted(r: *mut sys::ngx_http_request_t) -> sys::ngx_int_t {
+    entry!("counting a request", (), {
+        // SAFETY: nginx passes a live request.
+        traffic::logged(unsafe { Request::from_ptr(r) });
+    });
+    OK
+}
+
 /// Our main configuration in a finished cycle; `None` without an http block.
 unsafe fn conf_of(cycle: *mut sys::ngx_cycle_t) -> Option<&'static MainConf> {
     // SAFETY: the caller passes a cycle whose configuration has been read; the http module's slot holds its
@@ -276,6 +299,7 @@ unsafe extern "C" fn init_module(cycle: *mut sys::ngx_cycle_t) -> sys::ngx_int_t
         // SAFETY: nginx passes the new cycle, zones and upstreams set up, before any worker of it exists.
         let Some(conf) = (unsafe { conf_of(cycle) }) else { return OK };
         upstream::adopt(conf);
+        traffic::adopt(conf);
         // Drawn here, so that all workers have the same.
         worker::gateway();
         // `master_process off`: a reload makes a new cycle in the process that serves, without init_process.

@@ -291,6 +291,16 @@ pub unsafe fn peers_config(peers: *const sys::ngx_http_upstream_rr_peers_t) -> u
     }
 }
 
+/// `worker_processes` of the configuration being read; as many as there are processors where it does not say so yet.
+pub fn configured_workers(cf: *mut sys::ngx_conf_t) -> usize {
+    // SAFETY: `cf` is the parser state; the core module's slot holds its configuration, unset numbers are negative.
+    unsafe {
+        let core = (*(*(*cf).cycle).conf_ctx.add(sys::ngx_core_module.index)).cast::<sys::ngx_core_conf_t>();
+        let said = core.as_ref().and_then(|core| usize::try_from(core.worker_processes).ok());
+        said.unwrap_or_else(|| usize::try_from(sys::ngx_ncpu).unwrap_or(1)).max(1)
+    }
+}
+
 /// `worker_processes` of the running cycle.
 pub fn worker_processes() -> usize {
     // SAFETY: ngx_cycle is the cycle this worker serves, its configuration read; the core module's slot holds

@@ -14,7 +14,7 @@ use super::module::main_module;
 use super::request::Request;
 use super::sys::{ERROR, OK, slot};
 use super::zone::{Contents, Zone, min_size};
-use super::{breaker, health};
+use super::{breaker, health, traffic};
 use crate::shared::cell::Region;
 use crate::shared::upstream::Store;
 
@@ -47,6 +47,7 @@ pub struct Group {
     pub checks: Vec<usize>,
     pub health: health::GroupState,
     pub breaker: breaker::GroupState,
+    pub traffic: traffic::peers::GroupState,
 }
 
 /// The memory of upstream state.
@@ -109,13 +110,16 @@ pub unsafe fn conf_of<'c>(us: *const sys::ngx_http_upstream_srv_conf_t) -> Optio
 pub fn finish(cf: *mut sys::ngx_conf_t, main: &mut MainConf) -> Result {
     health::conf::resolve(cf, main)?;
     let mut records = Need::default();
+    let (mut looked_after, counted) = (false, main.traffic.wanted.get());
     for us in all(cf) {
         // SAFETY: an explicit group of the configuration being finished.
         let Some(conf) = (unsafe { conf_of(us) }) else { continue };
         let checks = main.health.checks_of(us);
         let balanced = conf.balance.is_configured();
         let routed = main.breaker.has_routes();
-        if checks.is_empty() && !conf.breaker.is_configured() && !balanced && !routed {
+        let ours = !checks.is_empty() || conf.breaker.is_configured() || balanced || routed;
+        looked_after |= ours;
+        if !ours && !counted {
             continue;
         }
         conf.balance.check(cf, us)?;
@@ -137,7 +141,7 @@ pub fn finish(cf: *mut sys::ngx_conf_t, main: &mut MainConf) -> Result {
         }
         records.breakers += main.breaker.routes.len();
     }
-    if main.upstreams.groups.is_empty() && records.breakers == 0 {
+    if !looked_after && records.breakers == 0 {
         return Ok(());
     }
     if records.breakers > 0 {
@@ -148,7 +152,7 @@ pub fn finish(cf: *mut sys::ngx_conf_t, main: &mut MainConf) -> Result {
 }
 
 /// How many peers a group may come to have: what the file names, and room for what DNS adds.
-fn servers(us: *const sys::ngx_http_upstream_srv_conf_t) -> usize {
+pub fn servers(us: *const sys::ngx_http_upstream_srv_conf_t) -> usize {
     // SAFETY: an explicit group of the configuration being finished; `servers` is an array the core built.
     unsafe {
         if (*us).servers.is_null() {
@@ -167,8 +171,8 @@ fn wrap(us: *mut sys::ngx_http_upstream_srv_conf_t, name: String, checks: Vec<us
     }
     // SAFETY: as above.
     unsafe { (*us).peer.init = Some(init_peer) };
-    let (health, breaker) = Default::default();
-    Ok(Group { name, upstream: us, init, checks, health, breaker })
+    let (health, breaker, traffic) = Default::default();
+    Ok(Group { name, upstream: us, init, checks, health, breaker, traffic })
 }
 
 /// Bytes of a zone with so many records: what the slab pool keeps for itself (its head, and 32 bytes for each page)

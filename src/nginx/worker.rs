@@ -14,7 +14,7 @@ use super::request::Request;
 use super::sys::{exiting, mono};
 use super::timer::Timer;
 use super::wake::Wake;
-use super::{breaker, health, limit};
+use super::{breaker, health, limit, traffic};
 use crate::policy::Millis;
 use crate::remote::{Done, Engine, Job};
 
@@ -28,6 +28,7 @@ pub struct Worker {
     pub health: health::Driver,
     pub breakers: breaker::Keeper,
     pub ledger: limit::Ledger,
+    pub traffic: traffic::Watch,
     engine: Option<Engine>,
     /// Jobs of this turn of the event loop; they leave together at its end.
     outbox: RefCell<Vec<Job>>,
@@ -60,6 +61,7 @@ pub fn start(conf: &'static MainConf, log: *mut sys::ngx_log_t) {
         health: health::Driver::new(log),
         breakers: breaker::Keeper::start(conf, log),
         ledger: limit::Ledger::new(log),
+        traffic: traffic::Watch::start(conf, log),
         engine,
         outbox: RefCell::default(),
         flush: Timer::new(flush, false, log),

@@ -1,7 +1,7 @@
 //! Shared memory that survives reload: one block per zone, taken once, adopted by each later cycle.
 
 use core::ffi::c_void;
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 
 use nginx_sys as sys;
 
@@ -39,6 +39,7 @@ struct Inner<C: Contents> {
     name: String,
     spec: C::Spec,
     contents: OnceCell<C>,
+    pool: Cell<*mut sys::ngx_slab_pool_t>,
 }
 
 /// nginx's own minimum for zones that hold a slab pool: eight pages.
@@ -58,7 +59,8 @@ impl<C: Contents> Zone<C> {
         size: usize,
         spec: C::Spec,
     ) -> Result<Self> {
-        let zone = Self(Box::new(Inner { name: name.to_owned(), spec, contents: OnceCell::new() }));
+        let (contents, pool) = (OnceCell::new(), Cell::new(core::ptr::null_mut()));
+        let zone = Self(Box::new(Inner { name: name.to_owned(), spec, contents, pool }));
         // SAFETY: `cf` is the parser state nginx passed us; the name is copied into its pool, which lives as
         // long as the cycle; `data` points into a box that the main configuration owns for the same time.
         unsafe {
@@ -78,9 +80,31 @@ impl<C: Contents> Zone<C> {
         Ok(zone)
     }
 
+    /// What the configuration says of it.
+    pub fn spec(&self) -> &C::Spec {
+        &self.0.spec
+    }
+
     /// The zone's contents, once nginx has mapped it. `None` while the configuration is being read.
     pub fn get(&self) -> Option<&C> {
         self.0.contents.get()
+    }
+
+    /// Holds the zone's mutex, which nginx takes from a process that dies, while `f` runs: for what processes must not
+    /// do at the same time, never on the way of a request. `f` must not panic.
+    pub fn locked<T>(&self, f: impl FnOnce(&C) -> T) -> Option<T> {
+        struct Unlock(*mut sys::ngx_slab_pool_t);
+        impl Drop for Unlock {
+            fn drop(&mut self) {
+                // SAFETY: the lock of this pool was taken below.
+                unsafe { sys::ngx_shmtx_unlock(&raw mut (*self.0).mutex) }
+            }
+        }
+        let contents = self.get()?;
+        // SAFETY: `settle` noted the zone's slab pool, mapped as long as the cycle.
+        unsafe { sys::ngx_shmtx_lock(&raw mut (*self.0.pool.get()).mutex) };
+        let _unlock = Unlock(self.0.pool.get());
+        Some(f(contents))
     }
 }
 
@@ -96,6 +120,7 @@ impl<C: Contents> Inner<C> {
             C::compatible(&self.spec, &kept.spec)?;
         }
         let pool = shm.shm.addr.cast::<sys::ngx_slab_pool_t>();
+        self.pool.set(pool);
         // SAFETY: nginx laid a slab pool at the head of the mapping before it calls us.
         let (root, fresh) = unsafe { block(pool) }.ok_or("not enough memory in the zone")?;
         let contents = if fresh {

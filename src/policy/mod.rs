@@ -6,6 +6,7 @@ pub mod breaker;
 pub mod health;
 pub mod limit;
 pub mod metrics;
+pub mod traffic;
 
 /// Milliseconds: a length of time, or a point in time on a clock the caller chose (nginx's monotonic
 /// clock for shared memory, Redis's wall clock for Redis). The two are never mixed.

@@ -12,4 +12,5 @@ pub mod health;
 pub mod limit;
 pub mod outage;
 pub mod sessions;
+pub mod traffic;
 pub mod upstream;

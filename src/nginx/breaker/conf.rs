@@ -23,6 +23,11 @@ pub struct Conf {
 
 impl Conf {
     /// Whether some location has a breaker of its own.
+    /// The breakers of routes, by name.
+    pub fn gates_of_routes(&self) -> impl Iterator<Item = (&str, &super::Gate)> {
+        self.routes.iter().filter_map(|route| Some((route.name.as_str(), route.gate.get()?)))
+    }
+
     pub fn has_routes(&self) -> bool {
         !self.routes.is_empty()
     }

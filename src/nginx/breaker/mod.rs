@@ -30,7 +30,7 @@ use super::upstream::{Group, conf_of};
 use crate::policy::Millis;
 use crate::policy::breaker::{Failure, Outcome, Settings, State, Transition, Via};
 use crate::policy::limit::KeyHash;
-use crate::shared::breaker::{Admission, Breaker, Caller, Probed, Report, Token};
+use crate::shared::breaker::{Admission, Breaker, Caller, Detailed, Probed, Report, Token, View};
 use crate::shared::upstream::Store;
 
 pub use conf::{Conf, Failing, GroupConf, LocConf};
@@ -48,6 +48,11 @@ impl GroupState {
     /// The breaker of the whole group, if it has one.
     pub fn guard(&self) -> Option<Guard<'_>> {
         Some(Guard { gate: self.gate.get()?, failing: self.failing() })
+    }
+
+    /// The same without what it takes for a failure.
+    pub fn gate(&self) -> Option<&Gate> {
+        self.gate.get()
     }
 
     /// The breakers of the group's servers, if they have any.
@@ -119,6 +124,19 @@ impl Gate {
             Admission::Allow(token) => Ok(token),
             Admission::Reject { retry_after } => Err(retry_after),
         }
+    }
+
+    /// What it is set to, how it stands, and the milliseconds until it is worth trying again.
+    pub fn shown(&self) -> (&Settings, View, Millis) {
+        let view = self.breaker.view(&self.settings, mono());
+        let closed = view.forced.is_none() && view.state == State::Closed;
+        let patience = if closed || view.retry_after == 0 { 0 } else { self.patience(view.retry_after) };
+        (&self.settings, view, patience)
+    }
+
+    /// What only the metrics tell apart.
+    pub fn details(&self) -> Detailed {
+        self.breaker.details(mono())
     }
 
     /// What [`Breaker::peek`] says.

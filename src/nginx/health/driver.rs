@@ -4,13 +4,13 @@ use std::cell::{Cell, RefCell};
 
 use nginx_sys as sys;
 
-use super::super::breaker;
 use super::super::conf::MainConf;
 use super::super::log::{self, Level};
 use super::super::sys::{Process, mono, process, worker_index, worker_processes};
 use super::super::timer::Timer;
 use super::super::upstream::Group;
 use super::super::worker::{self, Worker};
+use super::super::{breaker, traffic};
 use super::conf::Check;
 use super::peers::{Member, Record};
 use crate::policy::Millis;
@@ -118,17 +118,21 @@ impl Driver {
         let Some(flight) = slot.flight.take() else { return };
         let Some(subject) = slot.at.subject(worker.conf) else { return };
         let next = slot.next(&subject, &flight.lease, mono());
+        let took = millis(report.elapsed);
         let outcome = match &subject.check.rules {
             Some(rules) => rules.judge(&subject.member.server.name, report),
             None => report.outcome,
         };
         let passed = passed(&outcome);
+        let place = (subject.member, subject.record);
+        traffic::probed(worker.conf, subject.group, place, (&outcome, took));
         let booked = slot.book(&subject, &flight, outcome, next);
         if let Some(passed) = passed {
             breaker::checked(worker.conf, subject.group, &tested(&subject, slot.at.member, &flight, passed));
         }
         if let Some((change, reason)) = booked {
             announce(&subject, change, &reason);
+            traffic::changed(worker.conf, subject.group, place, change);
             // Before anybody hears of it.
             subject.member.recover(change, mono());
             if let Some(store) = worker.conf.upstreams.store() {
@@ -350,4 +354,8 @@ fn random(most: Millis) -> Millis {
     // SAFETY: no memory of ours is involved; nginx seeds the generator in each worker.
     let value = Millis::from(unsafe { sys::random() }.unsigned_abs());
     value % (most + 1)
+}
+
+fn millis(length: core::time::Duration) -> Millis {
+    Millis::try_from(length.as_millis()).unwrap_or(Millis::MAX)
 }

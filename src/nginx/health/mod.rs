@@ -31,8 +31,7 @@ use crate::shared::health::Check as SharedCheck;
 use crate::shared::upstream::{Key, Store};
 
 pub use driver::Driver;
-use peers::Record;
-pub use peers::{DEGRADED, DRAINING, Member, Peers, Role, Server, each, primaries};
+pub use peers::{DEGRADED, DRAINING, Member, Peers, Record, Role, Server, each, primaries};
 
 /// All checks of the configuration.
 #[derive(Default)]
@@ -62,6 +61,11 @@ impl Conf {
         numbered.filter(|(_, check)| core::ptr::eq(check.group, us)).map(|(number, _)| number).collect()
     }
 
+    /// The check of this number.
+    pub fn check(&self, number: usize) -> Option<&conf::Check> {
+        self.checks.get(number)
+    }
+
     fn find_match(&self, name: &str) -> Option<&Named> {
         self.matches.iter().find(|known| known.name == name)
     }
@@ -89,6 +93,11 @@ impl GroupState {
     /// Whether the group is in panic and sends to all.
     pub fn panics_to_all(&self) -> bool {
         self.panic.get() == Some(Mode::All)
+    }
+
+    /// Whether the group is in panic.
+    pub fn panics(&self) -> bool {
+        self.panic.get().is_some()
     }
 
     /// Lets a server that its breaker lets in again warm up.

@@ -55,6 +55,16 @@ pub struct Server {
 }
 
 impl Server {
+    /// `server` and `name` as in the fields, `down` as in the peer.
+    pub fn new(role: Role, (server, name): (String, String), address: Vec<u8>, down: usize) -> Self {
+        Self { role, server, name, address, configured_down: down & CONFIGURED != 0 }
+    }
+
+    /// Whether both are the same server of a group.
+    pub fn same(&self, other: &Self) -> bool {
+        self.role == other.role && self.server == other.server && self.address == other.address
+    }
+
     /// The text in the configuration.
     pub fn text(&self) -> &str {
         &self.server

@@ -130,6 +130,7 @@ enum Mode {
 struct Draft<'a> {
     zone: Option<(&'a str, usize)>,
     rate: Option<RateSpec>,
+    rate_text: Option<&'a str>,
     burst: Option<u64>,
     algorithm: Option<Algorithm>,
     redis: Option<&'a str>,
@@ -167,6 +168,7 @@ pub fn zone(directive: &Directive, conf: &mut MainConf) -> Result {
         name: name.to_owned(),
         key,
         rate,
+        rate_text: draft.rate_text.unwrap_or_default().to_owned(),
         burst: draft.burst,
         algorithm,
         place: directive.place(),
@@ -185,7 +187,10 @@ impl<'a> Draft<'a> {
     fn param(&mut self, directive: &Directive, param: &Param<'a>) -> Result {
         match param.name {
             "zone" => self.zone = Some(zone_size(param)?),
-            "rate" => self.rate = Some(rate(directive, param)?),
+            "rate" => {
+                self.rate = Some(rate(directive, param)?);
+                self.rate_text = Some(param.value()?);
+            }
             "burst" => self.burst = Some(param.number()?),
             "algorithm" => {
                 let expected = "\"gcra\", \"sliding_window\" or \"fixed_window\"";

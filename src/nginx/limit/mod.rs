@@ -48,6 +48,8 @@ pub struct ZoneConf {
     pub name: String,
     pub key: ComplexValue,
     pub rate: RateSpec,
+    /// As written.
+    pub rate_text: String,
     pub burst: Option<u64>,
     pub algorithm: Algorithm,
     pub place: Place,

@@ -9,6 +9,7 @@ use super::cf::{Directive, Result, set_once};
 use super::entry::entry;
 use super::request::Request;
 use super::sys::ERROR;
+use super::traffic::conf::want;
 use super::{conf, content};
 use crate::policy::metrics::{Format, Writer, negotiate};
 
@@ -48,6 +49,7 @@ pub fn metrics(directive: &Directive, conf: &mut conf::LocConf) -> Result {
         }
     }
     set_once(&mut conf.metrics.max_series, max_series)?;
+    want(directive);
     content::serve(directive.cf(), handler)
 }
 
@@ -66,7 +68,7 @@ fn answer(request: &Request) -> sys::ngx_int_t {
     let max_series = request.loc_conf().metrics.max_series.unwrap_or(MAX_SERIES);
     let mut body = Body::new(request);
     let mut writer = Writer::new(&mut body, format, max_series);
-    families::write(&mut writer);
+    families::write(&mut writer, &families::Shot::take(request.main_conf()));
     writer.finish();
     send(request, format, body)
 }

@@ -22,6 +22,7 @@ use crate::shared::cell::atomic::{AtomicU32, AtomicU64};
 pub use ask::{Admission, Caller, Report, Token};
 pub use details::{CHANGES, Detailed};
 pub use eject::{Bar, Probed};
+pub use keep::View;
 
 use details::{Details, Refused};
 

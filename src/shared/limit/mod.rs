@@ -272,6 +272,13 @@ impl LimitZone {
         self.table.find(group, id).is_some_and(|slot| slot.release(id))
     }
 
+    /// Keys in the zone, used or not, places for keys, and keys dropped before their quota was back. Of a large zone
+    /// the first number is an estimate.
+    pub fn keys(&self) -> (u64, u64, u64) {
+        let (taken, slots) = (self.table.taken(), self.table.slots());
+        (taken as u64, slots as u64, self.header.evicted.load(Relaxed))
+    }
+
     /// The key's slot, if it has one. A rule of another algorithm than the zone's finds nothing.
     fn find(&self, key: &KeyHash, rule: &Rule) -> Option<(Slot, u64)> {
         let (id, group) = self.table.locate(key);

@@ -121,6 +121,16 @@ impl Table {
         self.all().filter(|slot| slot.key.load(Relaxed) > FREED && !slot.tat().is_empty_at(now)).count()
     }
 
+    /// Slots with a key: counted in so many groups, spread over the table, and the rest taken to be like them.
+    pub fn taken(&self) -> usize {
+        const SAMPLE: usize = 2_048;
+        let groups = self.groups();
+        let sample = groups.clamp(1, SAMPLE);
+        let seen = (0..sample.min(groups)).map(|at| self.group(at * groups / sample));
+        let taken = seen.flat_map(Group::slots).filter(|slot| slot.key.load(Relaxed) > FREED).count();
+        taken * groups / sample
+    }
+
     /// The name of a key within its group, and that group.
     pub fn locate(&self, key: &KeyHash) -> (u64, Group) {
         let (name, place) = key.as_u64s();

@@ -7,17 +7,35 @@ use crate::policy::metrics::states::{BREAKER_STATES, breaker_state};
 use crate::policy::metrics::{Family, Out, Value, Writer, counter, gauge};
 use crate::shared::breaker::CHANGES;
 
-const STATE: Family = gauge("nginx_circuit_breaker_state", "The state of a circuit breaker: 1, and 0 for all others.");
-const RETRY: Family = gauge("nginx_circuit_breaker_retry_after_seconds", "Time until a circuit breaker lets a request through; 0 when it does now.");
-const REJECTED: Family = counter("nginx_circuit_breaker_rejected_total", "Requests that a circuit breaker refused.");
-const TRANSITIONS: Family = counter("nginx_circuit_breaker_transitions_total", "Changes of a circuit breaker's state, and why.");
-const SUPPRESSED: Family = counter("nginx_circuit_breaker_suppressed_total", "What a circuit breaker would have done, had it been allowed to: refusals in a dry run, and trips beyond max_ejected.");
+const STATE: Family =
+    gauge("nginx_circuit_breaker_state", "The state of a circuit breaker: 1, and 0 for all others.");
+const RETRY: Family = gauge(
+    "nginx_circuit_breaker_retry_after_seconds",
+    "Time until a circuit breaker lets a request through; 0 when it does now.",
+);
+const REJECTED: Family =
+    counter("nginx_circuit_breaker_rejected_total", "Requests that a circuit breaker refused.");
+const TRANSITIONS: Family =
+    counter("nginx_circuit_breaker_transitions_total", "Changes of a circuit breaker's state, and why.");
+const SUPPRESSED: Family = counter(
+    "nginx_circuit_breaker_suppressed_total",
+    "What a circuit breaker would have done, had it been allowed to: refusals in a dry run, and trips beyond max_ejected.",
+);
 const PERMITS: Family = gauge("nginx_circuit_breaker_half_open_permits_in_use", "Test requests under way.");
-const EXPIRED: Family = counter("nginx_circuit_breaker_half_open_permits_lease_expired_total", "Test requests whose result never came.");
-const CALLS: Family = counter("nginx_circuit_breaker_calls_total", "Results that a circuit breaker was told of.");
-const WINDOW_CALLS: Family = gauge("nginx_circuit_breaker_window_calls", "Results in the window, of breakers with a rule for rates.");
-const WINDOW_FAILURES: Family = gauge("nginx_circuit_breaker_window_failures", "Failures in the window; without a rule for rates, 32 at most.");
-const FAILURE_RATIO: Family = gauge("nginx_circuit_breaker_failure_ratio", "Share of failures in the window.");
+const EXPIRED: Family = counter(
+    "nginx_circuit_breaker_half_open_permits_lease_expired_total",
+    "Test requests whose result never came.",
+);
+const CALLS: Family =
+    counter("nginx_circuit_breaker_calls_total", "Results that a circuit breaker was told of.");
+const WINDOW_CALLS: Family =
+    gauge("nginx_circuit_breaker_window_calls", "Results in the window, of breakers with a rule for rates.");
+const WINDOW_FAILURES: Family = gauge(
+    "nginx_circuit_breaker_window_failures",
+    "Failures in the window; without a rule for rates, 32 at most.",
+);
+const FAILURE_RATIO: Family =
+    gauge("nginx_circuit_breaker_failure_ratio", "Share of failures in the window.");
 const SLOW_RATIO: Family = gauge("nginx_circuit_breaker_slow_ratio", "Share of slow answers in the window.");
 
 /// A breaker, and whose it is.
@@ -38,12 +56,14 @@ impl One<'_> {
 fn all(shot: &Shot) -> Vec<One<'_>> {
     let mut all = Vec::new();
     for group in &shot.groups {
-        let own = group.breaker.iter().map(|its| One { scope: "upstream", upstream: &group.name, peer: "", its });
+        let own =
+            group.breaker.iter().map(|its| One { scope: "upstream", upstream: &group.name, peer: "", its });
         all.extend(own);
     }
     all.extend(shot.routes.iter().map(|(name, its)| One { scope: "route", upstream: name, peer: "", its }));
     for group in &shot.groups {
-        let peers = group.peers.iter().filter_map(|peer| Some((peer.name.as_str(), peer.its.breaker.as_ref()?)));
+        let peers =
+            group.peers.iter().filter_map(|peer| Some((peer.name.as_str(), peer.its.breaker.as_ref()?)));
         all.extend(peers.map(|(peer, its)| One { scope: "peer", upstream: &group.name, peer, its }));
     }
     all
@@ -70,7 +90,12 @@ pub fn write<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
     windows(writer, &all);
 }
 
-fn each<O: Out>(writer: &mut Writer<'_, O>, all: &[One<'_>], family: &Family, value: impl Fn(&Breaker) -> Value) {
+fn each<O: Out>(
+    writer: &mut Writer<'_, O>,
+    all: &[One<'_>],
+    family: &Family,
+    value: impl Fn(&Breaker) -> Value,
+) {
     writer.family(family, |f| all.iter().for_each(|one| f.put(&one.labels(), value(one.its))));
 }
 
@@ -126,7 +151,8 @@ fn transitions<O: Out>(writer: &mut Writer<'_, O>, all: &[One<'_>]) {
             let counted = counted.map(|((from, to, reason), count)| (*from, *to, *reason, count));
             let elapsed = (State::Open, State::HalfOpen, "elapsed", one.its.view.half_opened);
             for (from, to, reason, count) in counted.chain([elapsed]) {
-                let labels = with(&one.labels(), ("from", word(from)));
+                let labels = one.labels();
+                let labels = with(&labels, ("from", word(from)));
                 let labels = with(&labels, ("to", word(to)));
                 f.put(&with(&labels, ("reason", reason)), count);
             }
@@ -135,7 +161,8 @@ fn transitions<O: Out>(writer: &mut Writer<'_, O>, all: &[One<'_>]) {
 }
 
 fn windows<O: Out>(writer: &mut Writer<'_, O>, all: &[One<'_>]) {
-    let failures = |its: &Breaker| if its.settings.rated() { its.view.window.fail } else { its.view.failures };
+    let failures =
+        |its: &Breaker| if its.settings.rated() { its.view.window.fail } else { its.view.failures };
     let ratio = |part: u32, its: &Breaker| match its.view.window.total {
         0 => Value::Real(0.0),
         total => Value::Real(f64::from(part) / f64::from(total)),

@@ -5,18 +5,29 @@ use super::{RESPONSES, Shot, buckets, with};
 use crate::nginx::traffic::snapshot::{Histogram, Probes};
 use crate::policy::metrics::{Family, Labels, Out, Series, Value, Writer, counter, gauge, histogram};
 
-const OVERDUE: Family = gauge("nginx_health_check_overdue", "Servers of an upstream whose last probe is longer ago than two intervals and a timeout.");
-const SKIPPED: Family = counter("nginx_health_check_skipped_total", "Probes left out because the one before them took too long, or nobody was there to make them.");
-const LAST: Family = gauge("nginx_health_check_last_result_timestamp_seconds", "When a check of a server last had a result.");
-const PASSED: Family = gauge("nginx_health_check_last_passed", "Whether a check's last probe of a server passed.");
+const OVERDUE: Family = gauge(
+    "nginx_health_check_overdue",
+    "Servers of an upstream whose last probe is longer ago than two intervals and a timeout.",
+);
+const SKIPPED: Family = counter(
+    "nginx_health_check_skipped_total",
+    "Probes left out because the one before them took too long, or nobody was there to make them.",
+);
+const LAST: Family =
+    gauge("nginx_health_check_last_result_timestamp_seconds", "When a check of a server last had a result.");
+const PASSED: Family =
+    gauge("nginx_health_check_last_passed", "Whether a check's last probe of a server passed.");
 const RESULTS: Family = counter("nginx_health_check_results_total", "Probes by what they found.");
-const TRANSITIONS: Family = counter("nginx_health_transitions_total", "Changes of a check's verdict on a server.");
+const TRANSITIONS: Family =
+    counter("nginx_health_transitions_total", "Changes of a check's verdict on a server.");
 const DURATION: Family = histogram("nginx_health_check_duration_seconds", "Probes by the time they took.");
 const IN_FLIGHT: Family = gauge("nginx_health_probes_in_flight", "Probes under way.");
 
 pub fn write<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
     writer.family(&OVERDUE, |f| {
-        for group in shot.groups.iter().filter(|group| group.peers.iter().any(|peer| !peer.its.probes.is_empty())) {
+        for group in
+            shot.groups.iter().filter(|group| group.peers.iter().any(|peer| !peer.its.probes.is_empty()))
+        {
             let late = |peer: &&Member| peer.its.probes.iter().any(|probes| probes.overdue);
             f.put(&[("upstream", &group.name)], group.peers.iter().filter(late).count());
         }
@@ -56,7 +67,8 @@ fn each<O: Out>(
         for group in &shot.groups {
             for peer in &group.peers {
                 for probes in &peer.its.probes {
-                    let labels = [("upstream", group.name.as_str()), ("peer", &peer.name), ("check", &probes.check)];
+                    let labels =
+                        [("upstream", group.name.as_str()), ("peer", &peer.name), ("check", &probes.check)];
                     put(f, &labels, probes);
                 }
             }

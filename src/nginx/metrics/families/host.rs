@@ -3,10 +3,13 @@
 use super::{Shot, each, one};
 use crate::policy::metrics::{Family, Out, Value, Writer, counter, gauge, info};
 
-const BUILD: Family = info("nginx_health_build_info", "This module, its layout of memory, and the nginx it runs in.");
+const BUILD: Family =
+    info("nginx_health_build_info", "This module, its layout of memory, and the nginx it runs in.");
 const WORKERS: Family = gauge("nginx_workers", "Worker processes of this configuration.");
-const RESPAWNED: Family = counter("nginx_workers_respawned_total", "Workers started in place of one that died.");
-const WORKER_REQUESTS: Family = counter("nginx_worker_requests_total", "Requests that ended, of one worker since it started.");
+const RESPAWNED: Family =
+    counter("nginx_workers_respawned_total", "Workers started in place of one that died.");
+const WORKER_REQUESTS: Family =
+    counter("nginx_worker_requests_total", "Requests that ended, of one worker since it started.");
 const PROBER: Family = info("nginx_health_prober_info", "Workers that make health checks.");
 
 pub fn facts<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
@@ -26,15 +29,21 @@ pub fn facts<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
 }
 
 const ACTIVE: Family = gauge("nginx_connections_active", "Connections of clients, waiting ones too.");
-const READING: Family = gauge("nginx_connections_reading", "Connections whose request's header is being read.");
+const READING: Family =
+    gauge("nginx_connections_reading", "Connections whose request's header is being read.");
 const WRITING: Family = gauge("nginx_connections_writing", "Connections whose request is being answered.");
-const WAITING: Family = gauge("nginx_connections_waiting", "Connections that are kept alive, without a request.");
+const WAITING: Family =
+    gauge("nginx_connections_waiting", "Connections that are kept alive, without a request.");
 const ACCEPTED: Family = counter("nginx_connections_accepted_total", "Connections accepted.");
-const HANDLED: Family = counter("nginx_connections_handled_total", "Connections accepted and not dropped for want of resources.");
-const DROPPED: Family = counter("nginx_connections_dropped_total", "Connections dropped for want of resources.");
+const HANDLED: Family =
+    counter("nginx_connections_handled_total", "Connections accepted and not dropped for want of resources.");
+const DROPPED: Family =
+    counter("nginx_connections_dropped_total", "Connections dropped for want of resources.");
 const HANDSHAKES: Family = counter("nginx_ssl_handshakes_total", "TLS handshakes with clients.");
-const HANDSHAKES_FAILED: Family = counter("nginx_ssl_handshakes_failed_total", "TLS handshakes with clients that failed.");
-const REUSES: Family = counter("nginx_ssl_session_reuses_total", "TLS handshakes with clients that took up an earlier session.");
+const HANDSHAKES_FAILED: Family =
+    counter("nginx_ssl_handshakes_failed_total", "TLS handshakes with clients that failed.");
+const REUSES: Family =
+    counter("nginx_ssl_session_reuses_total", "TLS handshakes with clients that took up an earlier session.");
 
 pub fn connections<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
     let its = &shot.connections;
@@ -52,12 +61,18 @@ pub fn connections<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
 }
 
 const ZONE_BYTES: Family = gauge("nginx_health_zone_bytes", "Memory for the state of upstreams.");
-const ZONE_USED: Family = gauge("nginx_health_zone_bytes_used", "Memory that records of the state of upstreams take.");
-const ZONE_RECORDS: Family = gauge("nginx_health_zone_records", "Records of the state of upstreams, by what they are of.");
-const ZONE_FAILURES: Family = counter("nginx_health_zone_alloc_failures_total", "Records of the state of upstreams that there was no room for.");
+const ZONE_USED: Family =
+    gauge("nginx_health_zone_bytes_used", "Memory that records of the state of upstreams take.");
+const ZONE_RECORDS: Family =
+    gauge("nginx_health_zone_records", "Records of the state of upstreams, by what they are of.");
+const ZONE_FAILURES: Family = counter(
+    "nginx_health_zone_alloc_failures_total",
+    "Records of the state of upstreams that there was no room for.",
+);
 const PAGES: Family = gauge("nginx_slab_pages", "Pages of a zone of shared memory.");
 const SLOTS: Family = gauge("nginx_slab_slots", "Pieces of one size of a zone of shared memory.");
-const SLOT_REQUESTS: Family = counter("nginx_slab_slot_requests_total", "Attempts to take a piece of that size.");
+const SLOT_REQUESTS: Family =
+    counter("nginx_slab_slot_requests_total", "Attempts to take a piece of that size.");
 const SLOT_FAILURES: Family = counter("nginx_slab_slot_failures_total", "Attempts that found no memory.");
 
 pub fn memory<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
@@ -65,7 +80,7 @@ pub fn memory<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
     writer.family(&ZONE_BYTES, |f| shot.store.iter().for_each(|store| f.put(&zone, store.bytes)));
     writer.family(&ZONE_USED, |f| shot.store.iter().for_each(|store| f.put(&zone, store.used)));
     writer.family(&ZONE_RECORDS, |f| {
-        for store in &shot.store {
+        if let Some(store) = &shot.store {
             f.put(&[("zone", "sluice"), ("kind", "check")], store.checks);
             f.put(&[("zone", "sluice"), ("kind", "breaker")], store.breakers);
         }
@@ -82,10 +97,14 @@ pub fn memory<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
 
 fn slots<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
     // Sizes that nobody ever wanted say nothing.
-    let slots: Vec<_> = shot.slabs.iter().flat_map(|(zone, slab)| {
-        let wanted = slab.slots.iter().filter(|(_, slot)| slot.reqs > 0);
-        wanted.map(move |(size, slot)| (zone.as_str(), size.to_string(), slot))
-    }).collect();
+    let slots: Vec<_> = shot
+        .slabs
+        .iter()
+        .flat_map(|(zone, slab)| {
+            let wanted = slab.slots.iter().filter(|(_, slot)| slot.reqs > 0);
+            wanted.map(move |(size, slot)| (zone.as_str(), size.to_string(), slot))
+        })
+        .collect();
     writer.family(&SLOTS, |f| {
         for (zone, size, slot) in &slots {
             f.put(&[("zone", zone), ("size", size), ("state", "used")], slot.used);
@@ -94,7 +113,9 @@ fn slots<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
     });
     let mut count = |family: &Family, of: &dyn Fn(&super::shot::Slot) -> u64| {
         writer.family(family, |f| {
-            slots.iter().for_each(|(zone, size, slot)| f.put(&[("zone", zone), ("size", size)], Value::Whole(of(slot))));
+            slots.iter().for_each(|(zone, size, slot)| {
+                f.put(&[("zone", zone), ("size", size)], Value::Whole(of(slot)))
+            });
         });
     };
     count(&SLOT_REQUESTS, &|slot| slot.reqs);

@@ -5,7 +5,8 @@ use super::{Shot, each};
 use crate::policy::metrics::{Family, Out, Writer, counter, gauge, info};
 
 const REDIS_UP: Family = gauge("nginx_redis_up", "Whether this gateway reaches a Redis.");
-const REDIS_LOST: Family = gauge("nginx_redis_primaries_lost", "Primaries of a Redis Cluster that this gateway does not reach.");
+const REDIS_LOST: Family =
+    gauge("nginx_redis_primaries_lost", "Primaries of a Redis Cluster that this gateway does not reach.");
 const GATEWAYS: Family = gauge("nginx_redis_gateways", "Gateways that share a Redis, as heard last.");
 
 pub fn redis<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
@@ -16,13 +17,19 @@ pub fn redis<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
 }
 
 const INFO: Family = info("nginx_rate_limit_zone_info", "How a rate_limit_zone is configured.");
-const ALLOWED: Family = counter("nginx_rate_limit_allowed_total", "Requests that a rate limit let pass, at once or later.");
+const ALLOWED: Family =
+    counter("nginx_rate_limit_allowed_total", "Requests that a rate limit let pass, at once or later.");
 const EXCEEDED: Family = counter("nginx_rate_limit_exceeded_total", "Requests that a rate limit refused.");
-const OUTCOMES: Family = counter("nginx_rate_limit_requests_total", "Requests by what a rate limit did with them.");
-const SOURCES: Family = counter("nginx_rate_limit_decisions_total", "Decisions of a rate limit by who made them.");
+const OUTCOMES: Family =
+    counter("nginx_rate_limit_requests_total", "Requests by what a rate limit did with them.");
+const SOURCES: Family =
+    counter("nginx_rate_limit_decisions_total", "Decisions of a rate limit by who made them.");
 const KEYS: Family = gauge("nginx_rate_limit_keys", "Keys that a rate_limit_zone holds.");
 const KEYS_MAX: Family = gauge("nginx_rate_limit_keys_max", "Keys that a rate_limit_zone has room for.");
-const EVICTED: Family = counter("nginx_rate_limit_keys_evicted_total", "Keys dropped before their quota was back, for want of room.");
+const EVICTED: Family = counter(
+    "nginx_rate_limit_keys_evicted_total",
+    "Keys dropped before their quota was back, for want of room.",
+);
 
 pub fn zones<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
     let zones: Vec<_> = shot.rate_limits.iter().map(|zone| (zone.name.clone(), zone)).collect();
@@ -47,12 +54,16 @@ pub fn zones<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
     each(writer, &EXCEEDED, things, |zone| zone.rejected);
     writer.family(&OUTCOMES, |f| {
         for (name, zone) in &zones {
-            outcomes(zone).iter().for_each(|(outcome, count)| f.put(&[("zone", name), ("outcome", outcome)], *count));
+            outcomes(zone)
+                .iter()
+                .for_each(|(outcome, count)| f.put(&[("zone", name), ("outcome", outcome)], *count));
         }
     });
     writer.family(&SOURCES, |f| {
         for (name, zone) in &zones {
-            zone.sources.iter().for_each(|(source, count)| f.put(&[("zone", name), ("source", source)], *count));
+            zone.sources
+                .iter()
+                .for_each(|(source, count)| f.put(&[("zone", name), ("source", source)], *count));
         }
     });
     each(writer, &KEYS, things, |zone| zone.keys_used);
@@ -78,8 +89,10 @@ fn outcomes(zone: &RateLimit) -> [(&'static str, u64); 8] {
     ]
 }
 
-const LIMIT_REQ: Family = counter("nginx_limit_req_requests_total", "Requests by what limit_req did with them.");
-const LIMIT_CONN: Family = counter("nginx_limit_conn_connections_total", "Connections by what limit_conn did with them.");
+const LIMIT_REQ: Family =
+    counter("nginx_limit_req_requests_total", "Requests by what limit_req did with them.");
+const LIMIT_CONN: Family =
+    counter("nginx_limit_conn_connections_total", "Connections by what limit_conn did with them.");
 
 pub fn core<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
     writer.family(&LIMIT_REQ, |f| {
@@ -91,7 +104,9 @@ pub fn core<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
                 ("delayed_dry_run", zone.delayed_dry_run),
                 ("rejected_dry_run", zone.rejected_dry_run),
             ];
-            outcomes.iter().for_each(|(outcome, count)| f.put(&[("zone", name), ("outcome", outcome)], *count));
+            outcomes
+                .iter()
+                .for_each(|(outcome, count)| f.put(&[("zone", name), ("outcome", outcome)], *count));
         }
     });
     writer.family(&LIMIT_CONN, |f| {
@@ -101,7 +116,9 @@ pub fn core<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
                 ("rejected", zone.rejected),
                 ("rejected_dry_run", zone.rejected_dry_run),
             ];
-            outcomes.iter().for_each(|(outcome, count)| f.put(&[("zone", name), ("outcome", outcome)], *count));
+            outcomes
+                .iter()
+                .for_each(|(outcome, count)| f.put(&[("zone", name), ("outcome", outcome)], *count));
         }
     });
 }

@@ -23,7 +23,8 @@ use crate::policy::traffic::{DURATION, RESPONSE};
 pub const LEAST: usize = 100;
 
 const SERIES: Family = gauge("nginx_metrics_series", "Series in this answer.");
-const DROPPED: Family = gauge("nginx_metrics_series_dropped", "Series left out of this answer: more than max_series.");
+const DROPPED: Family =
+    gauge("nginx_metrics_series_dropped", "Series left out of this answer: more than max_series.");
 
 /// How many series those two have.
 const OWN: usize = 2;
@@ -68,7 +69,10 @@ fn one<O: Out>(writer: &mut Writer<'_, O>, family: &Family, value: Option<impl I
 }
 
 /// The labels, and one more.
-fn with<'a>(labels: Labels<'a>, more: (&'static str, &'a str)) -> smallvec::SmallVec<[(&'static str, &'a str); 8]> {
+fn with<'a>(
+    labels: Labels<'a>,
+    more: (&'static str, &'a str),
+) -> smallvec::SmallVec<[(&'static str, &'a str); 8]> {
     labels.iter().copied().chain([more]).collect()
 }
 

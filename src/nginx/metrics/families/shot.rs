@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use nginx_sys as sys;
 
 use crate::nginx::conf::MainConf;
-use crate::nginx::traffic::snapshot::{self, Breaker, Connections, Group, Http, LimitConn, LimitReq, Peer, Slab, Ssl, Worker};
+use crate::nginx::traffic::snapshot::{
+    self, Breaker, Connections, Group, Http, LimitConn, LimitReq, Peer, Slab, Ssl, Worker,
+};
 use crate::policy::metrics::states::{Beside, peer_state};
 use crate::shared::upstream::Fill;
 
@@ -35,6 +37,8 @@ pub struct Shot {
     pub caches: Vec<(String, Cache)>,
     pub slabs: Vec<(String, Slab)>,
     pub store: Option<Fill>,
+    /// Probes under way, by worker.
+    pub in_flight: Vec<(u64, u64)>,
 }
 
 /// A Redis as this host knows it.
@@ -68,20 +72,27 @@ pub struct Member {
 impl Shot {
     /// Of the configuration that this worker serves.
     pub fn take(conf: &MainConf) -> Self {
+        let groups: Vec<_> = snapshot::upstreams(conf).into_iter().map(Upstream::new).collect();
+        let workers = snapshot::workers(conf);
         Self {
+            in_flight: in_flight(&groups, &workers),
             nginx: sys::NGINX_VERSION.to_str().unwrap_or_default(),
             layout: crate::shared::upstream::LAYOUT,
             probes: !conf.health.is_empty(),
             http: snapshot::http(conf),
             connections: snapshot::connections(conf),
-            workers: snapshot::workers(conf),
+            workers,
             respawned: snapshot::processes(conf),
             ssl: snapshot::ssl(conf),
-            redis: conf.redis.states().map(|(name, up, lost, gateways)| (name.to_owned(), Redis { up, lost, gateways })).collect(),
+            redis: conf
+                .redis
+                .states()
+                .map(|(name, up, lost, gateways)| (name.to_owned(), Redis { up, lost, gateways }))
+                .collect(),
             rate_limits: snapshot::rate_limits(conf),
             limit_reqs: snapshot::limit_reqs(conf),
             limit_conns: snapshot::limit_conns(conf),
-            groups: snapshot::upstreams(conf).into_iter().map(Upstream::new).collect(),
+            groups,
             routes: snapshot::routes(conf),
             server_zones: snapshot::server_zones(conf),
             location_zones: snapshot::location_zones(conf),
@@ -90,6 +101,18 @@ impl Shot {
             store: conf.upstreams.store().map(|store| store.fill()),
         }
     }
+}
+
+/// Probes under way of each worker; nothing without checks.
+fn in_flight(groups: &[Upstream], workers: &[Worker]) -> Vec<(u64, u64)> {
+    let all = || groups.iter().flat_map(|group| &group.peers).flat_map(|peer| &peer.its.probes);
+    if all().next().is_none() {
+        return Vec::new();
+    }
+    let of = |worker: &Worker| {
+        all().filter(|probes| probes.prober.map(u64::from) == Some(worker.id)).count() as u64
+    };
+    workers.iter().map(|worker| (worker.id, of(worker))).collect()
 }
 
 impl Upstream {

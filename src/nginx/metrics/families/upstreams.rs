@@ -7,12 +7,18 @@ use crate::policy::metrics::states::{PEER_STATES, is_available, is_meant};
 use crate::policy::metrics::{Family, Out, Value, Writer, counter, gauge, histogram};
 
 const PEERS: Family = gauge("nginx_upstream_peers", "Servers of an upstream in this state.");
-const RATIO: Family = gauge("nginx_upstream_available_ratio", "Share of an upstream's primary servers that are offered requests; those down or draining do not count.");
+const RATIO: Family = gauge(
+    "nginx_upstream_available_ratio",
+    "Share of an upstream's primary servers that are offered requests; those down or draining do not count.",
+);
 const PANIC: Family = gauge("nginx_upstream_panic", "Whether an upstream is in panic.");
-const GROUP_RESPONSES: Family = counter("nginx_upstream_responses_total", "Responses of an upstream's servers.");
-const GROUP_TIME: Family = histogram("nginx_upstream_response_time_seconds", "Responses of an upstream's servers by response time.");
+const GROUP_RESPONSES: Family =
+    counter("nginx_upstream_responses_total", "Responses of an upstream's servers.");
+const GROUP_TIME: Family =
+    histogram("nginx_upstream_response_time_seconds", "Responses of an upstream's servers by response time.");
 const FAILS: Family = counter("nginx_upstream_server_fails_total", "Attempts at a server that failed.");
-const KEEPALIVE: Family = gauge("nginx_upstream_keepalive", "Idle connections to an upstream's servers that are kept open.");
+const KEEPALIVE: Family =
+    gauge("nginx_upstream_keepalive", "Idle connections to an upstream's servers that are kept open.");
 const ZOMBIES: Family = gauge("nginx_upstream_zombies", "Servers that were removed and still serve.");
 
 /// What is of a group as a whole, and what alert rules look at.
@@ -98,7 +104,8 @@ fn members(shot: &Shot) -> impl Iterator<Item = (&Upstream, &Member)> {
 }
 
 const STATE: Family = gauge("nginx_upstream_peer_state", "The state of a server: 1, and 0 for all others.");
-const WEIGHT: Family = gauge("nginx_upstream_peer_weight_ratio", "What a server gets of its share while it warms up, 0 to 1.");
+const WEIGHT: Family =
+    gauge("nginx_upstream_peer_weight_ratio", "What a server gets of its share while it warms up, 0 to 1.");
 
 /// How each server stands.
 pub fn states<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
@@ -113,13 +120,19 @@ pub fn states<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
 }
 
 const REQUESTS: Family = counter("nginx_upstream_peer_requests_total", "Responses of a server.");
-const ATTEMPTS: Family = counter("nginx_upstream_peer_attempts_total", "Requests sent to a server, each try for itself.");
+const ATTEMPTS: Family =
+    counter("nginx_upstream_peer_attempts_total", "Requests sent to a server, each try for itself.");
 const ACTIVE: Family = gauge("nginx_upstream_peer_active", "Requests that a server has now.");
 const SENT: Family = counter("nginx_upstream_peer_sent_bytes_total", "Bytes sent to a server.");
 const RECEIVED: Family = counter("nginx_upstream_peer_received_bytes_total", "Bytes received from a server.");
-const UNAVAIL: Family = counter("nginx_upstream_peer_unavail_total", "How often max_fails made a server unavailable.");
-const DOWNTIME: Family = counter("nginx_upstream_peer_downtime_seconds_total", "Time that a server was unavailable, unhealthy or not yet checked.");
-const SELECTED: Family = gauge("nginx_upstream_peer_selected_timestamp_seconds", "When a server was last chosen.");
+const UNAVAIL: Family =
+    counter("nginx_upstream_peer_unavail_total", "How often max_fails made a server unavailable.");
+const DOWNTIME: Family = counter(
+    "nginx_upstream_peer_downtime_seconds_total",
+    "Time that a server was unavailable, unhealthy or not yet checked.",
+);
+const SELECTED: Family =
+    gauge("nginx_upstream_peer_selected_timestamp_seconds", "When a server was last chosen.");
 
 /// What each server has done.
 pub fn counts<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
@@ -137,7 +150,8 @@ pub fn counts<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
     by_peer(writer, shot, &SELECTED, |peer| peer.its.selected.map(Value::Millis));
 }
 
-const TIME: Family = histogram("nginx_upstream_peer_response_seconds", "Responses of a server by response time.");
+const TIME: Family =
+    histogram("nginx_upstream_peer_response_seconds", "Responses of a server by response time.");
 
 /// How long each server took: many series, and so the last.
 pub fn times_of_peers<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {

@@ -6,12 +6,16 @@ use super::shot::{Fetched, Served, Zone};
 use super::{DURATIONS, Shot, buckets, classes, each, one};
 use crate::policy::metrics::{Family, Out, Series, Writer, counter, gauge, histogram};
 
-const REQUESTS: Family = counter("nginx_http_requests_total", "Requests that ended, by the status of the response.");
+const REQUESTS: Family =
+    counter("nginx_http_requests_total", "Requests that ended, by the status of the response.");
 const CURRENT: Family = gauge("nginx_http_requests_current", "Requests under way.");
 const DISCARDED: Family = counter("nginx_http_discarded_total", "Requests that ended without a response.");
 const RECEIVED: Family = counter("nginx_http_received_bytes_total", "Bytes received from clients.");
 const SENT: Family = counter("nginx_http_sent_bytes_total", "Bytes sent to clients.");
-const DURATION: Family = histogram("nginx_http_request_duration_seconds", "Requests by the time from the first byte read to the last sent.");
+const DURATION: Family = histogram(
+    "nginx_http_request_duration_seconds",
+    "Requests by the time from the first byte read to the last sent.",
+);
 
 /// Statuses that are there from the start, so that the first of them is seen as an increase.
 const COMMON: [u16; 20] =
@@ -47,21 +51,40 @@ const SERVER: Kind = Kind {
     label: "server_zone",
     requests: counter("nginx_server_zone_requests_total", "Requests of a status_zone of servers."),
     responses: counter("nginx_server_zone_responses_total", "Responses of a status_zone of servers."),
-    discarded: counter("nginx_server_zone_discarded_total", "Requests of a status_zone of servers that ended without a response."),
-    received: counter("nginx_server_zone_received_bytes_total", "Bytes received from clients, of a status_zone of servers."),
-    sent: counter("nginx_server_zone_sent_bytes_total", "Bytes sent to clients, of a status_zone of servers."),
+    discarded: counter(
+        "nginx_server_zone_discarded_total",
+        "Requests of a status_zone of servers that ended without a response.",
+    ),
+    received: counter(
+        "nginx_server_zone_received_bytes_total",
+        "Bytes received from clients, of a status_zone of servers.",
+    ),
+    sent: counter(
+        "nginx_server_zone_sent_bytes_total",
+        "Bytes sent to clients, of a status_zone of servers.",
+    ),
 };
 
 const LOCATION: Kind = Kind {
     label: "location_zone",
     requests: counter("nginx_location_zone_requests_total", "Requests of a status_zone of locations."),
     responses: counter("nginx_location_zone_responses_total", "Responses of a status_zone of locations."),
-    discarded: counter("nginx_location_zone_discarded_total", "Requests of a status_zone of locations that ended without a response."),
-    received: counter("nginx_location_zone_received_bytes_total", "Bytes received from clients, of a status_zone of locations."),
-    sent: counter("nginx_location_zone_sent_bytes_total", "Bytes sent to clients, of a status_zone of locations."),
+    discarded: counter(
+        "nginx_location_zone_discarded_total",
+        "Requests of a status_zone of locations that ended without a response.",
+    ),
+    received: counter(
+        "nginx_location_zone_received_bytes_total",
+        "Bytes received from clients, of a status_zone of locations.",
+    ),
+    sent: counter(
+        "nginx_location_zone_sent_bytes_total",
+        "Bytes sent to clients, of a status_zone of locations.",
+    ),
 };
 
-const PROCESSING: Family = gauge("nginx_server_zone_processing", "Requests under way, of a status_zone of servers.");
+const PROCESSING: Family =
+    gauge("nginx_server_zone_processing", "Requests under way, of a status_zone of servers.");
 
 pub fn zones<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
     writer.family(&PROCESSING, |f| {
@@ -87,10 +110,14 @@ fn kind<O: Out>(writer: &mut Writer<'_, O>, kind: &Kind, zones: &[(String, Zone)
 const CACHE_SIZE: Family = gauge("nginx_cache_size_bytes", "Bytes that a cache takes.");
 const CACHE_MAX: Family = gauge("nginx_cache_max_size_bytes", "Bytes that a cache may take.");
 const CACHE_COLD: Family = gauge("nginx_cache_cold", "Whether a cache is still being loaded from disk.");
-const CACHE_RESPONSES: Family = counter("nginx_cache_responses_total", "Responses, by what the cache had to do with them.");
-const CACHE_BYTES: Family = counter("nginx_cache_bytes_total", "Bytes of responses, by what the cache had to do with them.");
-const CACHE_WRITTEN: Family = counter("nginx_cache_responses_written_total", "Responses that went into the cache.");
-const CACHE_WRITTEN_BYTES: Family = counter("nginx_cache_written_bytes_total", "Bytes of responses that went into the cache.");
+const CACHE_RESPONSES: Family =
+    counter("nginx_cache_responses_total", "Responses, by what the cache had to do with them.");
+const CACHE_BYTES: Family =
+    counter("nginx_cache_bytes_total", "Bytes of responses, by what the cache had to do with them.");
+const CACHE_WRITTEN: Family =
+    counter("nginx_cache_responses_written_total", "Responses that went into the cache.");
+const CACHE_WRITTEN_BYTES: Family =
+    counter("nginx_cache_written_bytes_total", "Bytes of responses that went into the cache.");
 
 pub fn caches<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
     let caches = ("cache", shot.caches.as_slice());
@@ -133,7 +160,9 @@ fn served<O: Out>(
 fn fetched<O: Out>(writer: &mut Writer<'_, O>, family: &Family, shot: &Shot, of: impl Fn(&Fetched) -> u64) {
     writer.family(family, |f| {
         for (name, cache) in &shot.caches {
-            by_upstream(cache).iter().for_each(|(outcome, fetched)| put_outcome(f, name, outcome, of(fetched)));
+            by_upstream(cache)
+                .iter()
+                .for_each(|(outcome, fetched)| put_outcome(f, name, outcome, of(fetched)));
         }
     });
 }

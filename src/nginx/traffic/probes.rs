@@ -1,0 +1,57 @@
+//! The way of a probe through the counters.
+
+use super::super::conf::MainConf;
+use super::super::health::{Member, Record};
+use super::super::sys::worker_index;
+use super::super::upstream::Group;
+use crate::policy::Millis;
+use crate::policy::health::{Change, change, finding};
+use crate::policy::traffic::{RESPONSE, bucket};
+use crate::remote::probe::Outcome;
+use crate::shared::traffic::{add, count};
+
+/// A probe has ended and is booked. One that could not be made is none.
+pub fn probed(
+    conf: &MainConf,
+    group: &Group,
+    (member, record): (&Member, &Record),
+    (outcome, took): (&Outcome, Millis),
+) {
+    let found = match outcome {
+        Outcome::Pass => finding("pass", ""),
+        Outcome::Degraded(_) => finding("pass", "degraded"),
+        Outcome::Fail { kind, .. } => finding("fail", kind.as_str()),
+        Outcome::Unknown(_) => return,
+    };
+    with(conf, group, member, record, |cells| {
+        count(&cells.found[found]);
+        count(&cells.times[bucket(RESPONSE, took)]);
+        add(&cells.time_sum, took);
+    });
+}
+
+/// A verdict has changed.
+pub fn changed(conf: &MainConf, group: &Group, (member, record): (&Member, &Record), made: Change) {
+    let Some(number) = change(made) else { return };
+    with(conf, group, member, record, |cells| count(&cells.changes[number]));
+}
+
+/// This worker's cells of a check of a server; nothing if nobody counts.
+fn with(
+    conf: &MainConf,
+    group: &Group,
+    member: &Member,
+    record: &Record,
+    f: impl FnOnce(&crate::shared::traffic::cells::Probes),
+) {
+    if conf.traffic.live().is_none() {
+        return;
+    }
+    group.traffic.refresh(conf, group);
+    let servers = group.traffic.servers();
+    let server = servers.iter().find(|server| server.server.same(&member.server));
+    let at = group.checks.iter().position(|number| *number == record.check);
+    if let Some(series) = server.zip(at).and_then(|(server, at)| server.probes.get(at)) {
+        f(series.shard(usize::from(worker_index())));
+    }
+}

@@ -1,0 +1,196 @@
+//! Upstream groups and their servers: the core's lists, and what is known of each server beside them.
+
+use core::ptr::addr_of;
+use core::sync::atomic::Ordering::Relaxed;
+
+use nginx_sys as sys;
+
+use super::super::peers::Server;
+use super::web::responses;
+use super::{Group, HealthChecks, Histogram, Peer, breakers, probes};
+use crate::nginx::conf::MainConf;
+use crate::nginx::health::{self, Member, Role, peers};
+use crate::nginx::sys::{PeersLock, now, zone_of};
+use crate::nginx::upstream;
+use crate::policy::balance::{Facts, State};
+use crate::policy::traffic::shown;
+use crate::shared::traffic::Series;
+use crate::shared::traffic::cells;
+
+/// All explicit groups.
+pub fn upstreams(conf: &MainConf) -> Vec<Group> {
+    let groups = conf.upstreams.groups.iter();
+    // SAFETY: groups are of this process's cycle.
+    let explicit = groups.filter(|group| unsafe { !(*group.upstream).srv_conf.is_null() });
+    explicit.map(|group| of(conf, group)).collect()
+}
+
+/// What the core keeps of one peer, copied while its list is locked.
+struct Raw {
+    at: usize,
+    role: Role,
+    name: usize,
+    weight: u64,
+    conns: u64,
+    max_conns: u64,
+    max_fails: u64,
+    fail_timeout: u64,
+    down: usize,
+    unavail: bool,
+}
+
+fn of(conf: &MainConf, group: &upstream::Group) -> Group {
+    group.traffic.refresh(conf, group);
+    health::refresh(conf, group);
+    // SAFETY: a group of this process's cycle.
+    let zone = unsafe { zone_of(group.upstream).as_ref() };
+    let servers = group.traffic.servers();
+    let found = raw(group, servers.len());
+    let peers = found.iter().filter_map(|raw| Some(peer(conf, group, servers.get(raw.at)?, raw)));
+    Group {
+        name: group.name.clone(),
+        zone: zone.map(|zone| zone.shm.name.to_string()),
+        peers: peers.collect(),
+        keepalive: None,
+        zombies: 0,
+        panic: group.health.panics(),
+        breaker: group.breaker.gate().map(breakers::of),
+    }
+}
+
+/// Copies the peers; `room` is how many there may be at most, so that nothing allocates under the lock.
+fn raw(group: &upstream::Group, room: usize) -> Vec<Raw> {
+    let mut found: Vec<Raw> = Vec::with_capacity(room);
+    let second = i64::try_from(now().wall / 1_000).unwrap_or(0);
+    for (role, list) in peers::lists(group.upstream).into_iter().flatten() {
+        if list.is_null() {
+            continue;
+        }
+        // SAFETY: a live list of this process's cycle. Nothing between lock and unlock allocates, logs or panics.
+        unsafe {
+            let _lock = PeersLock::write(list);
+            let mut peer = (*list).peer;
+            while !peer.is_null() && found.len() < room {
+                let name = addr_of!((*peer).name);
+                let late = second - (*peer).checked <= (*peer).fail_timeout;
+                found.push(Raw {
+                    at: group.traffic.position(name).unwrap_or(usize::MAX),
+                    role,
+                    name: name as usize,
+                    weight: (*peer).weight.unsigned_abs() as u64,
+                    conns: (*peer).conns as u64,
+                    max_conns: (*peer).max_conns as u64,
+                    max_fails: (*peer).max_fails as u64,
+                    fail_timeout: (*peer).fail_timeout.unsigned_abs(),
+                    down: (*peer).down,
+                    unavail: (*peer).max_fails != 0 && (*peer).fails >= (*peer).max_fails && late,
+                });
+                peer = (*peer).next;
+            }
+        }
+    }
+    found
+}
+
+fn peer(conf: &MainConf, group: &upstream::Group, its: &Server, raw: &Raw) -> Peer {
+    let series = &its.series;
+    let member = group.health.members().iter().find(|member| member.server.same(&its.server));
+    let gate = group.breaker.servers().and_then(|servers| {
+        servers.find(raw.name as *const sys::ngx_str_t).map(|member| breakers::of(&member.gate))
+    });
+    let state = member.map_or_else(|| plain_state(raw), |member| member.state(raw.unavail));
+    Peer {
+        id: its.id,
+        server: its.server.name.clone(),
+        name: its.server.text().to_owned(),
+        backup: raw.role == Role::Backup,
+        weight: raw.weight,
+        state,
+        active: raw.conns,
+        max_conns: raw.max_conns,
+        max_fails: raw.max_fails,
+        fail_timeout: raw.fail_timeout,
+        slow_start: member.map_or(0, |member| member.tuning.slow_start),
+        route: String::new(),
+        down: raw.down & 1 != 0,
+        drain: member.map_or(raw.down & health::DRAINING != 0, |member| member.tuning.drains()),
+        requests: series.sum(|peer| &peer.requests),
+        responses: responses(series, |peer| &peer.codes),
+        header_time: average(series, |peer| &peer.header_time),
+        response_time: average(series, |peer| &peer.response_time),
+        times: times(series),
+        sent: series.sum(|peer| &peer.sent),
+        received: series.sum(|peer| &peer.received),
+        fails: series.sum(|peer| &peer.fails),
+        unavail: series.sum(|peer| &peer.unavail),
+        health_checks: member.and_then(checks),
+        probes: member.map_or_else(Vec::new, |member| probes::of(conf, member, &its.probes)),
+        share: member.map_or(1.0, |member| member.tuning.share()),
+        downtime: downtime(series),
+        downstart: Some(series.whole().down_start.load(Relaxed)).filter(|at| *at != 0),
+        selected: series.all().map(|peer| peer.selected.load(Relaxed)).max().filter(|at| *at != 0),
+        degraded: member.is_some_and(Member::is_degraded),
+        breaker: gate,
+        because: Vec::new(),
+    }
+}
+
+/// Of a server that nothing of ours looks after.
+fn plain_state(raw: &Raw) -> State {
+    State::of(Facts {
+        down: raw.down & 1 != 0,
+        draining: raw.down & health::DRAINING != 0,
+        unavail: raw.unavail,
+        ..Facts::default()
+    })
+}
+
+/// The averages of those workers that chose the server last, weighted by what they saw of it.
+fn average(
+    series: &Series<cells::Peer>,
+    of: impl Fn(&'static cells::Peer) -> &'static core::sync::atomic::AtomicU64,
+) -> Option<u64> {
+    /// Milliseconds within which workers are taken to see the same.
+    const FRESH: u64 = 10_000;
+    let last = series.all().map(|peer| peer.selected.load(Relaxed)).max()?;
+    let (mut sum, mut weight) = (0u128, 0u128);
+    for peer in series.all() {
+        let average = of(peer).load(Relaxed);
+        if average == 0 || peer.selected.load(Relaxed) + FRESH < last {
+            continue;
+        }
+        let seen: u64 = peer.times.iter().map(|cell| cell.load(Relaxed)).sum();
+        sum += u128::from(average) * u128::from(seen.max(1));
+        weight += u128::from(seen.max(1));
+    }
+    shown(u64::try_from(sum.checked_div(weight)?).ok()?)
+}
+
+fn times(series: &Series<cells::Peer>) -> Histogram {
+    let buckets = core::array::from_fn(|at| series.sum(|peer| &peer.times[at]));
+    Histogram { buckets, count: buckets.iter().sum(), sum: series.sum(|peer| &peer.time_sum) }
+}
+
+fn downtime(series: &Series<cells::Peer>) -> u64 {
+    let whole = series.whole();
+    let since = whole.down_since.load(Relaxed);
+    let running = if since == 0 { 0 } else { now().wall.saturating_sub(since) };
+    whole.downtime.load(Relaxed) + running
+}
+
+fn checks(member: &Member) -> Option<HealthChecks> {
+    let views = member.records.iter().map(|record| record.shared.view());
+    views.fold(None, |sum: Option<HealthChecks>, view| {
+        let sum = sum.unwrap_or_default();
+        Some(HealthChecks {
+            checks: sum.checks + view.checks,
+            fails: sum.fails + view.fails,
+            unhealthy: sum.unhealthy + view.unhealthy,
+            // One that failed is enough.
+            last_passed: match (sum.last_passed, view.last_passed) {
+                (Some(one), Some(other)) => Some(one && other),
+                (one, other) => one.or(other),
+            },
+        })
+    })
+}

@@ -1,0 +1,142 @@
+//! Requests, `status_zone`s, connections, workers.
+
+use super::super::conf::Kind;
+use super::super::process::alive;
+use super::super::symbols;
+use super::{Connections, Histogram, Http, Responses, Ssl, Worker, Zone};
+use crate::nginx::conf::MainConf;
+use crate::shared::traffic::cells::{self, Cells, Codes};
+use crate::shared::traffic::{Presence, Series};
+
+pub fn responses<T: Cells>(series: &Series<T>, of: impl Fn(&'static T) -> &'static Codes) -> Responses {
+    let (codes, classes) = series.codes(of);
+    Responses { classes, codes, total: classes.iter().sum() }
+}
+
+/// The `status_zone`s of servers.
+pub fn server_zones(conf: &MainConf) -> Vec<(String, Zone)> {
+    zones(conf, Kind::Server)
+}
+
+/// The `status_zone`s of locations.
+pub fn location_zones(conf: &MainConf) -> Vec<(String, Zone)> {
+    zones(conf, Kind::Location)
+}
+
+fn zones(conf: &MainConf, kind: Kind) -> Vec<(String, Zone)> {
+    let traffic = &conf.traffic;
+    let Some(live) = traffic.live() else { return Vec::new() };
+    let named = traffic.zones.borrow();
+    let zones = named.iter().zip(&live.zones).filter(|(named, _)| named.kind == kind);
+    zones.map(|(named, series)| (named.name.clone(), zone(conf, named.kind, series))).collect()
+}
+
+fn zone(conf: &MainConf, kind: Kind, series: &Series<cells::Zone>) -> Zone {
+    let processing = conf.traffic.store().map(|store| store.gauge(series.number, alive));
+    let ssl = Ssl {
+        handshakes: series.sum(|zone| &zone.handshakes),
+        handshakes_failed: None,
+        session_reuses: series.sum(|zone| &zone.session_reuses),
+    };
+    Zone {
+        processing: processing.filter(|_| kind == Kind::Server),
+        requests: series.sum(|zone| &zone.requests),
+        responses: responses(series, |zone| &zone.codes),
+        discarded: series.sum(|zone| &zone.discarded),
+        received: series.sum(|zone| &zone.received),
+        sent: series.sum(|zone| &zone.sent),
+        ssl: (kind == Kind::Server && ssl.handshakes > 0).then_some(ssl),
+    }
+}
+
+/// All requests.
+pub fn http(conf: &MainConf) -> Http {
+    let Some(live) = conf.traffic.live() else { return Http::default() };
+    let series = &live.http;
+    let buckets = core::array::from_fn(|at| series.sum(|http| &http.durations[at]));
+    let ended = series.sum(|http| &http.requests);
+    let current = living(conf).map(|place| load(&place.process().current)).sum();
+    let total = symbols::stat().map_or(ended + current, |stat| stat.requests);
+    Http {
+        total,
+        current,
+        ended,
+        responses: responses(series, |http| &http.codes),
+        discarded: series.sum(|http| &http.discarded),
+        received: series.sum(|http| &http.received),
+        sent: series.sum(|http| &http.sent),
+        duration: Histogram {
+            buckets,
+            count: buckets.iter().sum(),
+            sum: series.sum(|http| &http.duration_sum),
+        },
+    }
+}
+
+fn load(cell: &core::sync::atomic::AtomicU64) -> u64 {
+    cell.load(core::sync::atomic::Ordering::Relaxed)
+}
+
+/// The processes that live, of whatever cycle.
+fn living(conf: &MainConf) -> impl Iterator<Item = Presence> {
+    let places = conf.traffic.store().into_iter().flat_map(|store| store.processes());
+    places.filter(|place| matches!(place.pid(), pid if pid != 0 && alive(pid)))
+}
+
+/// Clients' connections of all workers.
+pub fn connections(conf: &MainConf) -> Connections {
+    let Some(stat) = symbols::stat() else {
+        let mut sum = Connections::default();
+        for place in living(conf) {
+            sum.active += load(&place.process().active);
+            sum.idle += load(&place.process().idle);
+        }
+        sum.accepted = conf.traffic.live().map_or(0, |live| live.host.sum(|host| &host.accepted));
+        return sum;
+    };
+    Connections {
+        accepted: stat.accepted,
+        dropped: Some(stat.accepted.saturating_sub(stat.handled)),
+        active: stat.active.saturating_sub(stat.waiting),
+        idle: stat.waiting,
+        reading: Some(stat.reading),
+        writing: Some(stat.writing),
+    }
+}
+
+/// The workers of the present cycle, by their index.
+pub fn workers(conf: &MainConf) -> Vec<Worker> {
+    let Some(live) = conf.traffic.live() else { return Vec::new() };
+    let present = living(conf).filter(|place| place.place().1 == live.generation);
+    let mut workers: Vec<_> = present.map(|place| worker(&place)).collect();
+    workers.sort_unstable_by_key(|worker| worker.id);
+    workers
+}
+
+fn worker(place: &Presence) -> Worker {
+    let its = place.process();
+    let (active, idle) = (load(&its.active), load(&its.idle));
+    Worker {
+        id: place.place().0,
+        pid: place.pid(),
+        connections: Connections {
+            accepted: load(&its.accepted),
+            active: active.saturating_sub(idle),
+            idle,
+            ..Connections::default()
+        },
+        requests_total: load(&its.requests),
+        requests_current: load(&its.current),
+    }
+}
+
+/// TLS with clients, all servers together; `None`: there is none, or it cannot be known.
+pub fn ssl(conf: &MainConf) -> Option<Ssl> {
+    let host = &conf.traffic.live()?.host;
+    let ssl = Ssl {
+        handshakes: host.sum(|host| &host.handshakes),
+        handshakes_failed: Some(host.sum(|host| &host.handshakes_failed)),
+        session_reuses: host.sum(|host| &host.session_reuses),
+    };
+    (ssl.handshakes > 0 || ssl.handshakes_failed != Some(0)).then_some(ssl)
+}

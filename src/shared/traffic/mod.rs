@@ -1,0 +1,404 @@
+//! The zone of counters: a header, a table of worker processes, a directory of series, and the cells.
+//!
+//! A series is what is counted of one subject: a block of cells per shard, found by a 128-bit hash of what it is
+//! about, never by position. Each worker counts in its own shard, so that no two of them write to the same line of
+//! cache; who reads adds the shards up. One more block of each series says what to take off since its last reset.
+//!
+//! Series are claimed while nobody else does so: by the master, when a cycle begins, or under the zone's mutex.
+
+pub mod cells;
+pub mod process;
+mod series;
+
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use super::cell::{Region, RegionError, shared_struct};
+use cells::Cells;
+pub use process::{Presence, Process, down, up};
+pub use series::{Series, add, count};
+
+/// Says that the memory is ours; written last.
+const MAGIC: u64 = u64::from_be_bytes(*b"sluiceTR");
+/// One more whenever a struct of this zone changes.
+const LAYOUT: u64 = 1;
+/// Worker indices whose respawns are counted.
+const WORKERS: usize = 128;
+
+shared_struct! {
+    #[derive(Debug)]
+    #[repr(align(64))]
+    struct Header {
+        magic: AtomicU64,
+        layout: AtomicU64,
+        /// Bytes of the zone that were laid out.
+        size: AtomicU64,
+        /// Cycles begun; the present one's number.
+        generation: AtomicU64,
+        /// The plan.
+        shards: AtomicU64,
+        processes: AtomicU64,
+        records: AtomicU64,
+        /// Words of each shard.
+        words: AtomicU64,
+        /// Records ever claimed, and words given out.
+        claimed: AtomicU64,
+        given: AtomicU64,
+        /// When somebody last looked at what changes by itself, monotonic clock.
+        looked: AtomicU64,
+        spare: [AtomicU64; 5],
+        /// The cycle in which a worker of this index started last.
+        entered: [AtomicU32; WORKERS],
+    }
+}
+
+shared_struct! {
+    /// Whose a series is, and where.
+    #[derive(Debug)]
+    #[repr(align(64))]
+    pub struct Record {
+        key: [AtomicU64; 2],
+        kind: AtomicU64,
+        /// The last cycle that asked for it; 0: nobody's.
+        used: AtomicU64,
+        /// Its first word in each shard.
+        offset: AtomicU64,
+        /// Codes that were given a cell, four to a word.
+        names: [AtomicU64; 2],
+        spare: AtomicU64,
+    }
+}
+
+const HEADER: usize = size_of::<Header>();
+const RECORD: usize = size_of::<Record>();
+const LINE: usize = Region::ALIGN / 8;
+const _: () = assert!(HEADER == 640 && RECORD == 64);
+
+/// What a series is about: a hash that does not collide.
+pub type Key = [u64; 2];
+
+/// How a zone is to be laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    pub shards: usize,
+    pub processes: usize,
+    pub records: usize,
+    /// Words of one shard, for all series together.
+    pub words: usize,
+}
+
+impl Plan {
+    fn gauges(&self) -> usize {
+        self.records.next_multiple_of(LINE)
+    }
+
+    fn process_size(&self) -> usize {
+        size_of::<Process>().saturating_add(self.gauges().saturating_mul(8))
+    }
+
+    fn records_at(&self) -> usize {
+        HEADER.saturating_add(self.processes.saturating_mul(self.process_size()))
+    }
+
+    fn cells_at(&self) -> usize {
+        self.records_at().saturating_add(self.records.saturating_mul(RECORD))
+    }
+
+    fn shard_size(&self) -> usize {
+        self.words.next_multiple_of(LINE).saturating_mul(8)
+    }
+
+    /// Bytes of a zone that is laid out so.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.cells_at().saturating_add(self.shard_size().saturating_mul(self.shards.saturating_add(1)))
+    }
+}
+
+/// Why memory is not a zone of ours.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LayoutError {
+    #[error("a zone of {size} bytes is too small for counters, {needed} are needed")]
+    TooSmall { size: usize, needed: usize },
+    #[error("not a zone of counters")]
+    Magic,
+    #[error("counters of layout {0}, expected {LAYOUT}")]
+    Version(u64),
+    #[error("counters laid out for {laid} bytes in a zone of {size}")]
+    Size { laid: u64, size: usize },
+    #[error(transparent)]
+    Region(#[from] RegionError),
+}
+
+/// No series is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no room for another series of {words} words in {records} records")]
+pub struct Full {
+    pub words: usize,
+    pub records: usize,
+}
+
+/// The zone of counters. A plain handle: copies view the same memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Store {
+    region: Region,
+    header: &'static Header,
+    plan: Plan,
+}
+
+/// A worker has started.
+#[derive(Clone, Copy, Debug)]
+pub struct Entered {
+    /// `None`: there are more processes than places.
+    pub presence: Option<Presence>,
+    /// It replaces one of its cycle that died.
+    pub respawned: bool,
+}
+
+impl Store {
+    /// Lays out fresh, zeroed memory.
+    ///
+    /// # Errors
+    /// [`LayoutError::TooSmall`] when the plan does not fit.
+    pub fn create(region: Region, plan: Plan) -> Result<Self, LayoutError> {
+        let needed = plan.size();
+        if region.len() < needed {
+            return Err(LayoutError::TooSmall { size: region.len(), needed });
+        }
+        let header: &Header = region.get(0)?;
+        let said = [(&header.shards, plan.shards), (&header.processes, plan.processes)];
+        let said = said.into_iter().chain([(&header.records, plan.records), (&header.words, plan.words)]);
+        said.for_each(|(cell, value)| cell.store(value as u64, Relaxed));
+        header.layout.store(LAYOUT, Relaxed);
+        header.size.store(region.len() as u64, Relaxed);
+        header.magic.store(MAGIC, Release);
+        Ok(Self { region, header, plan })
+    }
+
+    /// Takes over memory that an earlier cycle, perhaps another binary, laid out, as it was laid out.
+    ///
+    /// # Errors
+    /// When it is not ours, or not of this layout or size; the memory is untouched, start with a fresh zone.
+    pub fn adopt(region: Region) -> Result<Self, LayoutError> {
+        if region.len() < HEADER {
+            return Err(LayoutError::TooSmall { size: region.len(), needed: HEADER });
+        }
+        let header: &Header = region.get(0)?;
+        if header.magic.load(Acquire) != MAGIC {
+            return Err(LayoutError::Magic);
+        }
+        let layout = header.layout.load(Relaxed);
+        if layout != LAYOUT {
+            return Err(LayoutError::Version(layout));
+        }
+        let number = |cell: &AtomicU64| cell.load(Relaxed) as usize;
+        let plan = Plan {
+            shards: number(&header.shards),
+            processes: number(&header.processes),
+            records: number(&header.records),
+            words: number(&header.words),
+        };
+        let laid = header.size.load(Relaxed);
+        if laid != region.len() as u64 || plan.size() > region.len() {
+            return Err(LayoutError::Size { laid, size: region.len() });
+        }
+        Ok(Self { region, header, plan })
+    }
+
+    /// Begins a cycle and returns its number, 1 or more. Only the master, once per cycle, in `init_module`.
+    pub fn begin_cycle(&self) -> u64 {
+        self.header.generation.fetch_add(1, SeqCst) + 1
+    }
+
+    /// The cycle begun last.
+    pub fn generation(&self) -> u64 {
+        self.header.generation.load(SeqCst)
+    }
+
+    /// Whether it is this caller's turn to look at what changes by itself: once every `pause` milliseconds, for
+    /// whoever asks first.
+    #[allow(dead_code, reason = "downtime, which is to come")]
+    pub fn may_look(&self, now: u64, pause: u64) -> bool {
+        let last = self.header.looked.load(Relaxed);
+        now.wrapping_sub(last) >= pause
+            && self.header.looked.compare_exchange(last, now, SeqCst, Relaxed).is_ok()
+    }
+
+    /// Finds the series of this key or claims one, for the present cycle. Only the master when a cycle begins, or
+    /// under the zone's mutex.
+    ///
+    /// # Errors
+    /// [`Full`]: the zone is too small.
+    pub fn claim<T: Cells>(&self, key: Key) -> Result<Series<T>, Full> {
+        let now = self.generation();
+        let ours = |record: &Record| record.kind.load(Relaxed) == T::KIND;
+        let found = self.records().find(|(_, record)| ours(record) && record.is(key));
+        let (number, record) = match found {
+            Some(found) => found,
+            None => self.take::<T>(now)?,
+        };
+        record.key[0].store(key[0], SeqCst);
+        record.key[1].store(key[1], SeqCst);
+        record.used.store(now.max(1), Release);
+        self.series(number, record).map_err(|_| self.full::<T>())
+    }
+
+    /// A record of this kind that no cycle has used for long, cleared, or a fresh one.
+    fn take<T: Cells>(&self, now: u64) -> Result<(usize, &'static Record), Full> {
+        let idle = |record: &Record| now.saturating_sub(record.used.load(SeqCst)) > 2;
+        let old = self.records().find(|(_, record)| record.kind.load(Relaxed) == T::KIND && idle(record));
+        if let Some((number, record)) = old {
+            record.used.store(0, SeqCst);
+            record.names.iter().for_each(|names| names.store(0, SeqCst));
+            let series = self.series::<T>(number, record).map_err(|_| self.full::<T>())?;
+            let cells = series.words.iter().flat_map(|words| words.iter()).chain(series.offs);
+            cells.for_each(|cell| cell.store(0, SeqCst));
+            return Ok((number, record));
+        }
+        let (claimed, given) = (self.header.claimed.load(SeqCst), self.header.given.load(SeqCst));
+        let record = self.record(claimed as usize).ok_or_else(|| self.full::<T>())?;
+        if given as usize + T::WORDS > self.plan.words {
+            return Err(self.full::<T>());
+        }
+        record.kind.store(T::KIND, SeqCst);
+        record.offset.store(given, SeqCst);
+        self.header.given.store(given + T::WORDS as u64, SeqCst);
+        self.header.claimed.store(claimed + 1, Release);
+        Ok((claimed as usize, record))
+    }
+
+    fn full<T: Cells>(&self) -> Full {
+        Full { words: T::WORDS, records: self.plan.records }
+    }
+
+    fn series<T: Cells>(&self, number: usize, record: &'static Record) -> Result<Series<T>, RegionError> {
+        let offset = record.offset.load(Relaxed) as usize * 8;
+        let at = |shard: usize| self.plan.cells_at() + shard * self.plan.shard_size() + offset;
+        let shards = (1..=self.plan.shards).map(|shard| self.region.get(at(shard)));
+        let words = (1..=self.plan.shards).map(|shard| self.region.slice(at(shard), T::WORDS));
+        Ok(Series {
+            shards: shards.collect::<Result<_, _>>()?,
+            base: self.region.get(at(0))?,
+            words: words.collect::<Result<_, _>>()?,
+            offs: self.region.slice(at(0), T::WORDS)?,
+            record,
+            number,
+        })
+    }
+
+    fn record(&self, number: usize) -> Option<&'static Record> {
+        let inside = number < self.plan.records;
+        inside.then(|| self.region.get(self.plan.records_at() + number * RECORD).ok())?
+    }
+
+    fn records(&self) -> impl Iterator<Item = (usize, &'static Record)> + '_ {
+        let claimed = self.header.claimed.load(Acquire) as usize;
+        (0..claimed).map_while(|number| Some((number, self.record(number)?)))
+    }
+
+    /// Says that worker `index` of cycle `generation` starts as process `pid`. `alive` tells whether a process lives:
+    /// the places of those that do not are free.
+    pub fn enter(&self, pid: u64, (index, generation): (u64, u64), alive: impl Fn(u64) -> bool) -> Entered {
+        let cell = self.header.entered.get(index as usize);
+        let respawned = cell.is_some_and(|cell| cell.swap(generation as u32, SeqCst) == generation as u32);
+        let free = |before: u64| before == 0 || !alive(before & !process::CLAIMING);
+        let presence = self.processes().find(|place| {
+            let before = place.pid();
+            // One that has not cleared itself yet lives, or died in that very moment.
+            free(before) && place.take(before, pid, (index, generation))
+        });
+        Entered { presence, respawned }
+    }
+
+    /// All places of processes, whosever they are.
+    pub fn processes(&self) -> impl Iterator<Item = Presence> + '_ {
+        (0..self.plan.processes).map_while(|number| {
+            let at = HEADER + number * self.plan.process_size();
+            let process = self.region.get(at).ok()?;
+            let gauges = self.region.slice(at + size_of::<Process>(), self.plan.gauges()).ok()?;
+            Some(Presence { process, gauges })
+        })
+    }
+
+    /// What the processes that live have in a gauge together.
+    pub fn gauge(&self, series: usize, alive: impl Fn(u64) -> bool) -> u64 {
+        let living = self.processes().filter(|place| matches!(place.pid(), pid if pid != 0 && alive(pid)));
+        living.filter_map(|place| place.gauge(series)).map(|cell| cell.load(Relaxed)).sum()
+    }
+
+    /// Carries over what the zone of another size that this one replaces has counted. Only the master, right after
+    /// `create`. Returns how many series found no room.
+    pub fn copy_from(&self, old: &Self) -> usize {
+        let now = old.generation();
+        self.header.generation.store(now, SeqCst);
+        for (to, from) in self.header.entered.iter().zip(&old.header.entered) {
+            to.store(from.load(SeqCst), SeqCst);
+        }
+        let used = |record: &Record| match record.used.load(SeqCst) {
+            0 => false,
+            used => now.saturating_sub(used) <= 2,
+        };
+        old.records().filter(|(_, record)| used(record)).filter(|(_, record)| !self.copy(old, record)).count()
+    }
+
+    fn copy(&self, old: &Self, from: &Record) -> bool {
+        match from.kind.load(Relaxed) {
+            cells::Zone::KIND => self.copy_as::<cells::Zone>(old, from),
+            cells::Http::KIND => self.copy_as::<cells::Http>(old, from),
+            cells::Peer::KIND => self.copy_as::<cells::Peer>(old, from),
+            cells::Cache::KIND => self.copy_as::<cells::Cache>(old, from),
+            cells::CoreLimit::KIND => self.copy_as::<cells::CoreLimit>(old, from),
+            cells::RateLimit::KIND => self.copy_as::<cells::RateLimit>(old, from),
+            cells::Host::KIND => self.copy_as::<cells::Host>(old, from),
+            cells::Group::KIND => self.copy_as::<cells::Group>(old, from),
+            cells::Probes::KIND => self.copy_as::<cells::Probes>(old, from),
+            _ => false,
+        }
+    }
+
+    /// All shards' counts become the first shard's.
+    fn copy_as<T: Cells>(&self, old: &Self, from: &Record) -> bool {
+        let key = [from.key[0].load(SeqCst), from.key[1].load(SeqCst)];
+        let Some((number, record)) = old.records().find(|(_, record)| std::ptr::eq(*record, from)) else {
+            return false;
+        };
+        let (Ok(source), Ok(target)) = (old.series::<T>(number, record), self.claim::<T>(key)) else {
+            return false;
+        };
+        target.record.used.store(from.used.load(SeqCst), SeqCst);
+        for (to, from) in target.record.names.iter().zip(&from.names) {
+            to.store(from.load(SeqCst), SeqCst);
+        }
+        target.absorb(&source);
+        true
+    }
+}
+
+impl Record {
+    fn is(&self, key: Key) -> bool {
+        self.used.load(Acquire) != 0
+            && self.key[0].load(SeqCst) == key[0]
+            && self.key[1].load(SeqCst) == key[1]
+    }
+}
+
+impl<T: Cells> Series<T> {
+    fn absorb(&self, old: &Self) {
+        let Some(first) = self.words.first() else { return };
+        for at in 0..T::WORDS {
+            let cells = || old.words.iter().filter_map(|words| words.get(at)).map(|cell| cell.load(Relaxed));
+            // Of states, the greatest: it is the only one, or the latest time.
+            let value = if at < T::COUNTERS {
+                cells().fold(0u64, u64::wrapping_add)
+            } else {
+                cells().max().unwrap_or(0)
+            };
+            for (to, value) in [(first.get(at), value), (self.offs.get(at), old.offs[at].load(Relaxed))] {
+                to.into_iter().for_each(|to| to.store(value, Relaxed));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
