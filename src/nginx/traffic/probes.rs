@@ -1,9 +1,12 @@
 //! The way of a probe through the counters.
 
+use std::rc::Rc;
+
 use super::super::conf::MainConf;
 use super::super::health::{Member, Record};
 use super::super::sys::worker_index;
 use super::super::upstream::Group;
+use super::peers::Server;
 use crate::policy::Millis;
 use crate::policy::health::{Change, change, finding};
 use crate::policy::traffic::{RESPONSE, bucket};
@@ -49,7 +52,11 @@ fn with(
     }
     group.traffic.refresh(conf, group);
     let servers = group.traffic.servers();
-    let server = servers.iter().find(|server| server.server.same(&member.server));
+    // As a rule both are in the order of the lists, where servers that say the same stay apart.
+    let same = |server: &&Rc<Server>| server.server.same(&member.server);
+    let number = group.health.members().iter().position(|its| core::ptr::eq(its, member));
+    let server = number.and_then(|number| servers.get(number)).filter(same);
+    let server = server.or_else(|| servers.iter().find(same));
     let at = group.checks.iter().position(|number| *number == record.check);
     if let Some(series) = server.zip(at).and_then(|(server, at)| server.probes.get(at)) {
         f(series.shard(usize::from(worker_index())));

@@ -23,6 +23,17 @@ const TRANSITIONS: Family =
 const DURATION: Family = histogram("nginx_health_check_duration_seconds", "Probes by the time they took.");
 const IN_FLIGHT: Family = gauge("nginx_health_probes_in_flight", "Probes under way.");
 
+/// What is there from the start, so that the first of it is seen as an increase: of the many reasons and changes, those
+/// that most servers meet one day.
+const EXPECTED: [(&str, &str); 6] = [
+    ("pass", ""),
+    ("fail", "connect"),
+    ("fail", "timeout"),
+    ("fail", "status"),
+    ("up", "unhealthy"),
+    ("unhealthy", "up"),
+];
+
 pub fn write<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
     writer.family(&OVERDUE, |f| {
         for group in
@@ -39,12 +50,16 @@ pub fn write<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
         probes.last_passed.into_iter().for_each(|passed| f.put(labels, passed));
     });
     each(writer, shot, &RESULTS, |f, labels, probes| {
-        for (result, reason, count) in &probes.results {
+        for (result, reason, count) in
+            probes.results.iter().filter(|it| it.2 > 0 || EXPECTED.contains(&(it.0, it.1)))
+        {
             f.put(&with(&with(labels, ("result", result)), ("reason", reason)), *count);
         }
     });
     each(writer, shot, &TRANSITIONS, |f, labels, probes| {
-        for (from, to, count) in &probes.changes {
+        for (from, to, count) in
+            probes.changes.iter().filter(|it| it.2 > 0 || EXPECTED.contains(&(it.0, it.1)))
+        {
             f.put(&with(&with(labels, ("from", from)), ("to", to)), *count);
         }
     });

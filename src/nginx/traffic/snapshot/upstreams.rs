@@ -94,7 +94,9 @@ fn raw(group: &upstream::Group, room: usize) -> Vec<Raw> {
 
 fn peer(conf: &MainConf, group: &upstream::Group, its: &Server, raw: &Raw) -> Peer {
     let series = &its.series;
-    let member = group.health.members().iter().find(|member| member.server.same(&its.server));
+    // As a rule both are in the order of the lists, where servers that say the same stay apart.
+    let (members, same) = (group.health.members(), |member: &&Member| member.server.same(&its.server));
+    let member = members.get(raw.at).filter(same).or_else(|| members.iter().find(same));
     let gate = group.breaker.servers().and_then(|servers| {
         servers.find(raw.name as *const sys::ngx_str_t).map(|member| breakers::of(&member.gate))
     });
