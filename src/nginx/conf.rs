@@ -4,7 +4,7 @@ use nginx_sys as sys;
 
 use super::cf::{Directive, Result, Setter, complain, directive, parse_size, set_once};
 use super::sys::CORE_STICKY;
-use super::{balance, breaker, health, limit, metrics, redis, reject, traffic};
+use super::{api, balance, breaker, health, limit, metrics, redis, reject, traffic};
 
 /// http level: one per cycle.
 #[derive(Default)]
@@ -13,6 +13,7 @@ pub struct MainConf {
     pub limits: limit::Zones,
     pub health: health::Conf,
     pub breaker: breaker::Conf,
+    pub api: api::Conf,
     /// The zone of upstream state, announced when all upstreams are known.
     pub upstreams: super::upstream::Conf,
     pub traffic: traffic::Conf,
@@ -42,6 +43,7 @@ pub struct LocConf {
     pub limit: limit::LocConf,
     pub reject: reject::LocConf,
     pub breaker: breaker::LocConf,
+    pub api: api::LocConf,
     pub metrics: metrics::LocConf,
     pub traffic: traffic::LocConf,
 }
@@ -51,6 +53,7 @@ impl LocConf {
     pub fn merge(&mut self, prev: &Self, main: &MainConf, cf: *mut sys::ngx_conf_t) -> Result {
         self.reject.merge(&prev.reject);
         self.breaker.merge(&prev.breaker);
+        self.api.merge(&prev.api, cf);
         self.metrics.merge(&prev.metrics, cf);
         self.traffic.merge(&prev.traffic, &main.traffic);
         self.limit.merge(&prev.limit, main, cf)
@@ -74,7 +77,7 @@ const BLOCK: u32 = sys::NGX_CONF_BLOCK;
 const NONE: u32 = sys::NGX_CONF_NOARGS;
 
 /// Every directive of the module.
-pub static mut COMMANDS: [sys::ngx_command_t; 30] = [
+pub static mut COMMANDS: [sys::ngx_command_t; 31] = [
     directive(c"sluice_zone", H | ONE, &Setter::Main(sluice_zone)),
     // Redis
     directive(c"redis", H | BLOCK | ONE, &Setter::Block(redis::block)),
@@ -104,11 +107,12 @@ pub static mut COMMANDS: [sys::ngx_command_t; 30] = [
     directive(c"circuit_breaker", U | L | ANY, &Setter::Server(breaker::conf::circuit_breaker)),
     directive(c"circuit_breaker_failure", U | L | SOME, &Setter::Server(breaker::conf::failure)),
     directive(c"circuit_breaker_status", H | S | L | ONE, &Setter::Location(breaker::conf::status)),
-    // Observation
-    directive(c"status_zone", S | L | LIF | ONE, &Setter::Location(traffic::conf::status_zone)),
-    directive(c"metrics", L | NONE | ONE, &Setter::Location(metrics::metrics)),
     // Balancing
     directive(c"panic_threshold", U | SOME, &Setter::Server(balance::conf::panic_threshold)),
+    // Control and observation
+    directive(c"status_zone", S | L | LIF | ONE, &Setter::Location(traffic::conf::status_zone)),
+    directive(c"api", L | NONE | ONE, &Setter::Main(api::api)),
+    directive(c"metrics", L | NONE | ONE, &Setter::Location(metrics::metrics)),
     // The core's own, where it has one: then the table ends here.
     if CORE_STICKY {
         sys::ngx_command_t::empty()
@@ -135,5 +139,6 @@ pub fn finish(cf: *mut sys::ngx_conf_t, main: &mut MainConf) -> Result {
         }
         return Err(super::cf::ConfError::Logged);
     }
+    api::warn(cf, main);
     Ok(())
 }

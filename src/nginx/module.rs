@@ -15,7 +15,7 @@ use super::conf::{COMMANDS, LocConf, MainConf, SrvConf};
 use super::entry::entry;
 use super::request::Request;
 use super::sys::{CONF_ERROR, CONF_OK, DECLINED, ERROR, OK, Process, process, slot};
-use super::{balance, breaker, conf, early, filter, limit, traffic, upstream, variables, worker};
+use super::{api, balance, breaker, conf, early, filter, limit, traffic, upstream, variables, worker};
 
 /// A table of pointers that nginx reads and nobody writes.
 #[repr(transparent)]
@@ -298,6 +298,7 @@ unsafe extern "C" fn init_module(cycle: *mut sys::ngx_cycle_t) -> sys::ngx_int_t
     entry!("init_module", OK, {
         // SAFETY: nginx passes the new cycle, zones and upstreams set up, before any worker of it exists.
         let Some(conf) = (unsafe { conf_of(cycle) }) else { return OK };
+        api::note_cycle();
         upstream::adopt(conf);
         traffic::adopt(conf);
         // Drawn here, so that all workers have the same.

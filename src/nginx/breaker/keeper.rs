@@ -43,8 +43,12 @@ fn tick() {
     let mut changed = false;
     for gate in gates(worker.conf) {
         let made = gate.breaker.housekeep(&gate.settings, mono());
-        changed |= made.is_some();
+        let over = gate.breaker.lapse(mono());
+        changed |= made.is_some() || over.is_some();
         gate.say(None, made);
+        if over.is_some() {
+            gate.tell(None, 0);
+        }
     }
     if let Some(store) = worker.conf.upstreams.store().filter(|_| changed) {
         store.note_change();

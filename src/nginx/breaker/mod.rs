@@ -9,6 +9,8 @@
 
 pub mod conf;
 mod keeper;
+#[allow(dead_code, reason = "for the API, which is to come")]
+pub mod operator;
 mod outcome;
 pub mod peer;
 mod refusal;
@@ -155,11 +157,15 @@ impl Gate {
     }
 
     /// What clients are told to wait. A test request under way holds its permit for a `lease` at most, but its
-    /// result is what counts: if bad, the next test comes after `open`.
+    /// result is what counts: if bad, the next test comes after `open`. That is also what is said when only the
+    /// operator knows.
     fn patience(&self, retry_after: Millis) -> Millis {
-        let view = self.breaker.view(&self.settings, mono());
-        let testing = view.forced.is_none() && view.state == State::HalfOpen;
-        if testing { retry_after.min(self.settings.open) } else { retry_after }
+        let usual = self.settings.open;
+        match retry_after {
+            0 => usual,
+            _ if self.breaker.is_testing(mono()) => retry_after.min(usual),
+            _ => retry_after,
+        }
     }
 
     fn say(&self, request: Option<&Request>, transition: Option<Transition>) {
@@ -169,7 +175,8 @@ impl Gate {
         }
         let worse = transition.to == State::Open || transition.suppressed;
         let level = if worse { Level::Warn } else { Level::Notice };
-        let line = words::Line { name: &self.name, dry_run: self.settings.dry_run, transition };
+        let dry_run = self.breaker.is_dry(&self.settings, mono());
+        let line = words::Line { name: &self.name, dry_run, transition };
         match request {
             Some(request) => request.log(level, format_args!("{line}")),
             None => log::cycle(level, format_args!("{line}")),

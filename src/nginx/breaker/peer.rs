@@ -116,7 +116,7 @@ impl Peer {
         let Some(member) = servers.find(unsafe { (*pc).name }) else { return true };
         let request = self.request();
         if !request.is_main() {
-            return servers.ignored() || member.gate.peek().is_ok();
+            return servers.ignored(member) || member.gate.peek().is_ok();
         }
         match member.gate.admit(request) {
             Ok(token) => {
@@ -126,7 +126,7 @@ impl Peer {
                 }
                 true
             }
-            Err(_) => servers.ignored(),
+            Err(_) => servers.ignored(member),
         }
     }
 

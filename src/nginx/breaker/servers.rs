@@ -20,7 +20,7 @@ use super::super::sys::{PeersLock, mono};
 use super::super::upstream::Group;
 use super::Gate;
 use crate::policy::Millis;
-use crate::policy::breaker::{Outcome, Settings, State, Transition, may_eject};
+use crate::policy::breaker::{Forced, Outcome, Settings, State, Transition, may_eject};
 use crate::shared::breaker::{Bar, Token};
 use crate::shared::upstream::Store;
 
@@ -120,7 +120,7 @@ impl Servers {
 
     /// Whether the breaker of the server of this number is open, or half-open.
     pub fn is_out(&self, number: usize) -> bool {
-        self.gate(number).is_some_and(|gate| gate.breaker.is_out(&gate.settings))
+        self.gate(number).is_some_and(|gate| gate.breaker.is_out(&gate.settings, mono()))
     }
 
     pub fn len(&self) -> usize {
@@ -132,9 +132,9 @@ impl Servers {
         self.members.iter().find(|member| core::ptr::eq(member.name.get(), name)).filter(|_| !name.is_null())
     }
 
-    /// Whether a server is picked whatever its breaker says.
-    pub fn ignored(&self) -> bool {
-        self.ignored.get()
+    /// Whether a server is picked whatever its breaker says, unless it is the operator who speaks.
+    pub fn ignored(&self, member: &Member) -> bool {
+        self.ignored.get() && !member.is_forced_out(mono())
     }
 
     /// A state or a permit has changed: all workers are to look.
@@ -180,7 +180,8 @@ impl Servers {
     fn may_eject(&self, gate: &Gate) -> bool {
         let there = || self.members.iter().filter(|member| member.is_there());
         let others = there().filter(|member| !core::ptr::eq(&raw const member.gate, gate));
-        let out = others.filter(|member| member.gate.breaker.is_out(&gate.settings)).count();
+        let now = mono();
+        let out = others.filter(|member| member.gate.breaker.is_out(&gate.settings, now)).count();
         may_eject(&gate.settings, out, there().count())
     }
 
@@ -202,7 +203,8 @@ impl Servers {
                     let is = |member: &&Member| member.server.is(peer) && member.name.get().is_null();
                     let same = |member: &&Member| member.server.role == *role && is(member);
                     let member = expected.next().filter(is).or_else(|| self.members.iter().find(same));
-                    let free = (*peer).down & !(BROKEN | DEGRADED) == 0;
+                    let forced = member.is_some_and(|member| member.is_forced_out(now));
+                    let free = (*peer).down & !(BROKEN | DEGRADED) == 0 && !forced;
                     seen.count(free, member.map_or(Bar::None, |member| member.at(peer, free, now)), now);
                     peer = (*peer).next;
                 }
@@ -227,7 +229,8 @@ impl Servers {
             let mut peer = (*list).peer;
             while !peer.is_null() {
                 let member = self.find(addr_of!((*peer).name));
-                let barred = !ignored && member.is_some_and(|member| member.bar(now) != Bar::None);
+                let bar = |its: &Member| its.bar(now) != Bar::None && (!ignored || its.is_forced_out(now));
+                let barred = member.is_some_and(bar);
                 peers::mark(list, peer, BROKEN, if barred { BROKEN } else { 0 });
                 peer = (*peer).next;
             }
@@ -265,6 +268,11 @@ impl Seen {
 impl Member {
     fn bar(&self, now: Millis) -> Bar {
         self.gate.breaker.bar(&self.gate.settings, now)
+    }
+
+    /// The operator's word stands above all that may let a server in again.
+    fn is_forced_out(&self, now: Millis) -> bool {
+        self.gate.breaker.forced(now) == Some(Forced::Open)
     }
 
     /// Remembers where the peer is, and whether it is `free`.

@@ -4,7 +4,6 @@ use super::super::request::Request;
 use super::super::sys::mono;
 use super::super::variables::Variable;
 use super::{Gate, target};
-use crate::policy::breaker::State;
 
 pub static VARIABLES: [Variable; 2] = [
     Variable { name: "circuit_breaker_state", text: state },
@@ -24,7 +23,7 @@ fn gate(request: &Request) -> Option<&'static Gate> {
 
 fn is_closed(gate: &Gate) -> bool {
     let view = gate.breaker.view(&gate.settings, mono());
-    view.forced.is_none() && view.state == State::Closed
+    view.name() == "closed"
 }
 
 fn state(request: &Request) -> Option<String> {

@@ -8,6 +8,7 @@ pub mod peers;
 mod probes;
 mod process;
 mod requests;
+pub mod reset;
 pub mod snapshot;
 mod symbols;
 
@@ -21,7 +22,7 @@ use crate::shared::cell::Region;
 use crate::shared::traffic::cells::{self, Cells};
 use crate::shared::traffic::{Key, Plan, Presence, Series, Store};
 
-pub use conf::LocConf;
+pub use conf::{LocConf, want};
 pub use probes::{changed, probed};
 pub use process::Watch;
 pub use requests::{begun, logged};

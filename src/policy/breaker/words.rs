@@ -2,13 +2,14 @@
 //!
 //! | word | from the low bit up |
 //! | --- | --- |
-//! | state | state 2, forced 2, attempts 5, deadline 35, generation 20 |
+//! | state | state 2, spare 2, attempts 5, deadline 35, generation 20 |
+//! | override | forced 2, end 62 |
 //! | permit | state 2, worker 7, expiry 35, generation 20 |
 //! | bucket | total 14, fail 14, slow 14, tick 22 |
 //! | consecutive (32 bits) | generation 12, count 20 |
 //!
 //! Times are the low 35 bits of milliseconds (397 days), compared by signed difference: right as long as
-//! the two are less than 198 days apart.
+//! the two are less than 198 days apart. The end of an override is a whole time.
 
 use super::super::Millis;
 
@@ -42,15 +43,18 @@ pub enum State {
 /// What the operator decided over the machine's head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forced {
+    /// Nothing passes.
     Open,
+    /// Everything passes; results are counted, no rule trips.
     Closed,
+    /// The machine goes on as if `dry_run` were configured: it says what it would do, and everything passes.
+    DryRun,
 }
 
 /// The state word, unpacked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StateWord {
     pub state: State,
-    pub forced: Option<Forced>,
     /// Failed recoveries since the breaker was calm, 0 to 31.
     pub attempts: u8,
     /// End of OPEN, a [`stamp`].
@@ -69,11 +73,6 @@ impl StateWord {
                 2 => State::HalfOpen,
                 _ => State::Closed,
             },
-            forced: match word >> 2 & 3 {
-                1 => Some(Forced::Open),
-                2 => Some(Forced::Closed),
-                _ => None,
-            },
             attempts: (word >> 4 & 31) as u8,
             deadline: word >> 9 & TIME,
             generation: (word >> 44) as u32,
@@ -87,13 +86,7 @@ impl StateWord {
             State::Open => 1,
             State::HalfOpen => 2,
         };
-        let forced = match self.forced {
-            None => 0,
-            Some(Forced::Open) => 1,
-            Some(Forced::Closed) => 2,
-        };
         state
-            | forced << 2
             | (self.attempts as u64 & 31) << 4
             | (self.deadline & TIME) << 9
             | (self.generation as u64 & GENERATION) << 44
@@ -103,6 +96,49 @@ impl StateWord {
     #[must_use]
     pub const fn next(self, state: State) -> Self {
         Self { state, generation: next_generation(self.generation), ..self }
+    }
+}
+
+/// The operator's override, unpacked. One word, so that nobody ever sees one's kind with another's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Override {
+    pub forced: Option<Forced>,
+    /// Its end; 0: none.
+    pub until: Millis,
+}
+
+impl Override {
+    const END: u64 = (1 << 62) - 1;
+
+    #[must_use]
+    pub const fn unpack(word: u64) -> Self {
+        Self {
+            forced: match word & 3 {
+                1 => Some(Forced::Open),
+                2 => Some(Forced::Closed),
+                3 => Some(Forced::DryRun),
+                _ => None,
+            },
+            until: word >> 2,
+        }
+    }
+
+    #[must_use]
+    pub const fn pack(self) -> u64 {
+        let forced = match self.forced {
+            None => return 0,
+            Some(Forced::Open) => 1,
+            Some(Forced::Closed) => 2,
+            Some(Forced::DryRun) => 3,
+        };
+        let until = if self.until > Self::END { Self::END } else { self.until };
+        forced | until << 2
+    }
+
+    /// What is in force at `now`.
+    #[must_use]
+    pub const fn at(self, now: Millis) -> Option<Forced> {
+        if self.until == 0 || now < self.until { self.forced } else { None }
     }
 }
 
@@ -304,9 +340,11 @@ mod tests {
     proptest! {
         #[test]
         fn every_word_survives_unpacking(word: u64, run: u32) {
-            // States 3 and forced 3 are never written.
-            let state = word & !0xF | (word & 0xF).min(2);
+            // State 3 and the spare bits are never written.
+            let state = word & !0xF | ((word & 3) % 3);
             prop_assert_eq!(StateWord::unpack(state).pack(), state);
+            let over = if word & 3 == 0 { 0 } else { word };
+            prop_assert_eq!(Override::unpack(word).pack(), over);
             prop_assert_eq!(Permit::unpack(word).pack(), word);
             prop_assert_eq!(Bucket::unpack(word).pack(), word);
             prop_assert_eq!(Run::unpack(run).pack(), run);
@@ -350,7 +388,8 @@ mod tests {
     #[test]
     fn zero_is_closed_free_and_empty() {
         let closed = StateWord::unpack(0);
-        assert_eq!((closed.state, closed.forced, closed.generation), (State::Closed, None, 0));
+        assert_eq!((closed.state, closed.attempts, closed.generation), (State::Closed, 0, 0));
+        assert_eq!(Override::unpack(0).at(5), None);
         assert_eq!(Permit::unpack(0).state, PermitState::Free);
         assert_eq!(log_age(0, 5, 10), None);
     }

@@ -11,13 +11,12 @@ use crate::shared::cell::shared_struct;
 
 /// Changes of state that are counted each for itself: from, to, and why. That OPEN is over is all that leads to
 /// HALF_OPEN, and has the counter of that.
-pub const CHANGES: [(State, State, &str); 9] = [
+pub const CHANGES: [(State, State, &str); 8] = [
     (State::Closed, State::Open, "failures"),
     (State::Closed, State::Open, "consecutive"),
     (State::Closed, State::Open, "rate"),
     (State::Closed, State::Open, "slow_rate"),
     (State::HalfOpen, State::Open, "probe_failed"),
-    (State::HalfOpen, State::Open, "probe_slow"),
     (State::HalfOpen, State::Closed, "probes_passed"),
     (State::Open, State::Closed, "operator"),
     (State::HalfOpen, State::Closed, "operator"),
@@ -27,12 +26,14 @@ shared_struct! {
     /// Counters that no decision reads.
     #[derive(Debug, Default)]
     pub(super) struct Details {
-        /// Slow answers that failed as well.
-        slow_failures: AtomicU64,
         /// Refused by the operator's word.
         forced: AtomicU64,
+        /// Would have been refused, were it not for a dry run.
+        pretended: AtomicU64,
         /// Refused in HALF_OPEN, all permits being out; to 2³², and then from 0 again, as those below.
         full: AtomicU32,
+        /// Slow answers that failed as well.
+        slow_failures: AtomicU32,
         changes: [AtomicU32; CHANGES.len()],
     }
 }
@@ -43,6 +44,14 @@ pub(super) enum Refused {
     Open,
     HalfOpen,
     Forced,
+    /// Only in a dry run, which lets it pass.
+    Pretended,
+}
+
+impl Refused {
+    pub fn unless(self, dry: bool) -> Self {
+        if dry { Self::Pretended } else { self }
+    }
 }
 
 /// The details at one moment.
@@ -51,6 +60,8 @@ pub struct Detailed {
     pub slow_failures: u64,
     pub rejected_forced: u64,
     pub rejected_full: u64,
+    /// Counted as rejected, and let pass in a dry run.
+    pub pretended: u64,
     /// In the order of [`CHANGES`].
     pub changes: [u64; CHANGES.len()],
     /// Permits whose result never came.
@@ -69,6 +80,9 @@ impl Details {
             Refused::Forced => {
                 self.forced.fetch_add(1, Relaxed);
             }
+            Refused::Pretended => {
+                self.pretended.fetch_add(1, Relaxed);
+            }
         }
     }
 
@@ -82,29 +96,29 @@ impl Details {
             Cause::Consecutive { .. } => 1,
             Cause::FailureRate { .. } => 2,
             Cause::SlowRate { .. } => 3,
-            Cause::TestFailed => 4,
-            Cause::TestSlow => 5,
-            Cause::TestsPassed { .. } => 6,
-            Cause::Reset if from == State::Open => 7,
-            Cause::Reset => 8,
+            // A slow test has failed too.
+            Cause::TestFailed | Cause::TestSlow => 4,
+            Cause::TestsPassed { .. } => 5,
+            Cause::Reset if from == State::Open => 6,
+            Cause::Reset => 7,
             Cause::Elapsed => return,
         };
         self.changes[at].fetch_add(1, Relaxed);
     }
 
     pub fn clear(&self) {
-        [&self.slow_failures, &self.forced].into_iter().for_each(|cell| cell.store(0, Relaxed));
+        [&self.pretended, &self.forced].into_iter().for_each(|cell| cell.store(0, Relaxed));
         self.narrow().for_each(|cell| cell.store(0, Relaxed));
     }
 
     pub fn copy_from(&self, old: &Self) {
-        self.slow_failures.store(old.slow_failures.load(Relaxed), Relaxed);
+        self.pretended.store(old.pretended.load(Relaxed), Relaxed);
         self.forced.store(old.forced.load(Relaxed), Relaxed);
         self.narrow().zip(old.narrow()).for_each(|(to, from)| to.store(from.load(Relaxed), Relaxed));
     }
 
     fn narrow(&self) -> impl Iterator<Item = &AtomicU32> {
-        self.changes.iter().chain([&self.full])
+        self.changes.iter().chain([&self.full, &self.slow_failures])
     }
 }
 
@@ -119,7 +133,8 @@ impl Breaker {
                 && ahead(permit.expiry, now) > 0
         };
         Detailed {
-            slow_failures: self.details.slow_failures.load(Relaxed),
+            slow_failures: self.details.slow_failures.load(Relaxed).into(),
+            pretended: self.details.pretended.load(Relaxed),
             rejected_forced: self.details.forced.load(Relaxed),
             rejected_full: self.details.full.load(Relaxed).into(),
             changes: std::array::from_fn(|at| self.details.changes[at].load(Relaxed).into()),
@@ -183,7 +198,8 @@ mod tests {
             slow_failures: 2,
             rejected_forced: 1,
             rejected_full: 1,
-            changes: [2, 0, 0, 0, 1, 0, 1, 1, 0],
+            pretended: 0,
+            changes: [2, 0, 0, 0, 1, 1, 1, 0],
             expired: 1,
             permits: 0,
         };

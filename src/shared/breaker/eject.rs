@@ -30,10 +30,10 @@ impl Breaker {
     /// Whether the server of this breaker stays out of the balancer's choice. One that may be picked still has to
     /// be asked with [`Self::admit`]. Changes nothing.
     pub fn bar(&self, s: &Settings, now: Millis) -> Bar {
-        let state = self.load();
-        match self.forced(state, now) {
-            Some(Forced::Open) => return Bar::until(self.forced_for(now)),
-            Some(Forced::Closed) => return Bar::None,
+        let (state, forced) = (self.load(), self.forced(now));
+        match forced {
+            Some(Forced::Open) => return Bar::until(self.forced_for(s, now, state)),
+            Some(Forced::Closed | Forced::DryRun) => return Bar::None,
             None if s.dry_run => return Bar::None,
             None => {}
         }
@@ -46,9 +46,12 @@ impl Breaker {
         }
     }
 
-    /// Whether the machine itself has the server out: open or half-open, not by the operator and not in a dry run.
-    pub fn is_out(&self, s: &Settings) -> bool {
-        !s.dry_run && self.load().state != State::Closed
+    /// Whether the server is out: open or half-open, and not in a dry run; the operator's word stands above.
+    pub fn is_out(&self, s: &Settings, now: Millis) -> bool {
+        match self.forced(now) {
+            Some(forced) => forced == Forced::Open,
+            None => !s.dry_run && self.load().state != State::Closed,
+        }
     }
 
     /// Whether a test request would get a permit, or would settle what a dead worker left.
@@ -78,7 +81,7 @@ impl Breaker {
     pub fn probe(&self, s: &Settings, now: Millis, worker: u16, probed: Probed) -> [Option<Transition>; 2] {
         let state = self.load();
         let early = words::ahead(state.deadline, probed.began) > 0;
-        if state.state == State::Closed || early || self.forced(state, now).is_some() {
+        if state.state == State::Closed || early || self.is_held(now) {
             return [None; 2];
         }
         let (admission, made) = self.admit(s, now, Caller { worker, may_test: true });

@@ -3,9 +3,9 @@
 use crate::shared::cell::atomic::Ordering::{Relaxed, SeqCst};
 use crate::shared::cell::atomic::{AtomicU32, AtomicU64};
 
-use super::{Breaker, RING, scatter};
+use super::{Breaker, RING, is_dry, scatter};
 use crate::policy::Millis;
-use crate::policy::breaker::words::{self, Bucket, Permit, PermitState, Run, StateWord};
+use crate::policy::breaker::words::{self, Bucket, Override, Permit, PermitState, Run, StateWord};
 use crate::policy::breaker::{
     BUCKETS, Cause, Failure, Forced, Settings, State, Tally, Transition, bucket_millis,
 };
@@ -18,6 +18,8 @@ pub struct View {
     pub state: State,
     /// What the operator decided; wins over `state`.
     pub forced: Option<Forced>,
+    /// Refusals are only told of: by configuration or by the operator.
+    pub dry_run: bool,
     /// End of `forced`; 0: none.
     pub forced_until: Millis,
     /// Milliseconds until a request may pass; 0 when it may now, or when nobody knows.
@@ -52,9 +54,9 @@ impl View {
         match (self.forced, self.state) {
             (Some(Forced::Open), _) => "forced_open",
             (Some(Forced::Closed), _) => "forced_closed",
-            (None, State::Closed) => "closed",
-            (None, State::Open) => "open",
-            (None, State::HalfOpen) => "half_open",
+            (_, State::Closed) => "closed",
+            (_, State::Open) => "open",
+            (_, State::HalfOpen) => "half_open",
         }
     }
 }
@@ -62,19 +64,20 @@ impl View {
 impl Breaker {
     /// The breaker as it stands.
     pub fn view(&self, s: &Settings, now: Millis) -> View {
-        let state = self.load();
-        let forced = self.forced(state, now);
+        let (state, over) = (self.load(), self.over());
+        let forced = over.at(now);
         let retry_after = match forced {
-            Some(Forced::Open) => self.forced_for(now),
-            None if state.state != State::Closed => self.retry_after(state, now),
-            _ => 0,
+            Some(Forced::Open) => self.forced_for(s, now, state),
+            Some(Forced::Closed) => 0,
+            _ => self.retry_after(state, now),
         };
         let run = Run::unpack(self.run.load(Relaxed));
         let window = if s.rated() { self.tally(s, now, state.generation, None) } else { Tally::default() };
         View {
             state: state.state,
             forced,
-            forced_until: if forced.is_some() { self.until.load(Relaxed) } else { 0 },
+            dry_run: is_dry(s, forced),
+            forced_until: if forced.is_some() { over.until } else { 0 },
             retry_after,
             changed: self.changed.load(Relaxed),
             attempts: state.attempts,
@@ -95,15 +98,39 @@ impl Breaker {
         }
     }
 
-    /// The operator's override in force.
-    pub(super) fn forced(&self, state: StateWord, now: Millis) -> Option<Forced> {
-        let until = self.until.load(Relaxed);
-        state.forced.filter(|_| until == 0 || now < until)
+    fn over(&self) -> Override {
+        Override::unpack(self.over.load(Relaxed))
     }
 
-    /// Milliseconds left of an override with an end, else 0.
-    pub(super) fn forced_for(&self, now: Millis) -> Millis {
-        self.until.load(Relaxed).saturating_sub(now)
+    /// The operator's override in force.
+    pub fn forced(&self, now: Millis) -> Option<Forced> {
+        self.over().at(now)
+    }
+
+    /// Whether refusals are only told of: by configuration, or by the operator.
+    pub fn is_dry(&self, s: &Settings, now: Millis) -> bool {
+        is_dry(s, self.forced(now))
+    }
+
+    /// Whether what refuses is HALF_OPEN.
+    pub fn is_testing(&self, now: Millis) -> bool {
+        self.load().state == State::HalfOpen && !self.is_held(now)
+    }
+
+    /// Whether the operator holds the machine where it is.
+    pub(super) fn is_held(&self, now: Millis) -> bool {
+        matches!(self.forced(now), Some(Forced::Open | Forced::Closed))
+    }
+
+    /// Milliseconds until a request may pass what the operator forced open, if that has an end; else 0. The
+    /// machine below may be open for longer.
+    pub(super) fn forced_for(&self, s: &Settings, now: Millis, state: StateWord) -> Millis {
+        let until = self.over().until;
+        if until == 0 {
+            return 0;
+        }
+        let below = if state.state == State::Open && !s.dry_run { self.retry_after(state, now) } else { 0 };
+        until.saturating_sub(now).max(below)
     }
 
     /// Milliseconds until a request may pass as a test, at least 1.
@@ -122,18 +149,25 @@ impl Breaker {
 
     /// Puts the operator over the machine, or takes him off it. `until` is the end in time; 0: none. Below,
     /// the state stays and under [`Forced::Closed`] the windows keep counting.
-    #[allow(dead_code, reason = "for the API, which is to come")]
     pub fn force(&self, forced: Option<Forced>, until: Millis) {
-        self.until.store(until, Relaxed);
-        self.update(|at| Some(StateWord { forced, ..at }));
+        self.over.store(Override { forced, until }.pack(), SeqCst);
+    }
+
+    /// Takes an override off that is over; what it was, told to one caller only. Nothing waits for it: an
+    /// override ends at its time.
+    pub fn lapse(&self, now: Millis) -> Option<Forced> {
+        let word = self.over.load(SeqCst);
+        let over = Override::unpack(word);
+        let forced = over.forced.filter(|_| over.at(now).is_none())?;
+        // Lost to a new override, which stays.
+        self.over.compare_exchange(word, 0, SeqCst, SeqCst).is_ok().then_some(forced)
     }
 
     /// Back to CLOSED with an empty window, no attempts and no override, by the operator.
-    #[allow(dead_code, reason = "for the API, which is to come")]
     pub fn reset(&self, now: Millis) -> Option<Transition> {
         self.floor.fetch_max(now + 1, SeqCst);
-        let from =
-            self.update(|at| Some(StateWord { forced: None, attempts: 0, ..at.next(State::Closed) }))?;
+        self.over.store(0, SeqCst);
+        let from = self.update(|at| Some(StateWord { attempts: 0, ..at.next(State::Closed) }))?;
         self.changed.store(now, Relaxed);
         if from.state == State::Closed {
             return None;
@@ -162,18 +196,13 @@ impl Breaker {
         }
     }
 
-    /// Once a second, by one worker: ends overrides, lets attempts decay by one per `window` spent CLOSED,
-    /// finishes what a dead worker left, and wipes what is about to look young again (35 bits of milliseconds
-    /// are 397 days, 32 are 49).
+    /// Once a second, by one worker: lets attempts decay by one per `window` spent CLOSED, finishes what a dead
+    /// worker left, and wipes what is about to look young again (35 bits of milliseconds are 397 days, 32 are 49).
     pub fn housekeep(&self, s: &Settings, now: Millis) -> Option<Transition> {
-        self.update(|at| {
-            let over = at.forced.is_some() && self.forced(at, now).is_none();
-            over.then_some(StateWord { forced: None, ..at })
-        });
         self.decay(s, now);
         self.wipe(s, now);
         let state = self.load();
-        if self.forced(state, now).is_some() {
+        if self.is_held(now) {
             return None;
         }
         self.settle(s, now, state, Cause::TestFailed, scatter(state.pack()))
@@ -244,7 +273,7 @@ impl Breaker {
         let narrow = self.log.iter().chain([&self.run, &self.last, &self.head, &self.expired]);
         narrow.for_each(|word| word.store(0, SeqCst));
         self.details.clear();
-        let times = [&self.changed, &self.floor, &self.until, &self.failed_at, &self.calm];
+        let times = [&self.changed, &self.floor, &self.over, &self.failed_at, &self.calm];
         times.into_iter().for_each(|word| word.store(0, SeqCst));
     }
 
@@ -267,7 +296,7 @@ impl Breaker {
         self.details.copy_from(&old.details);
         copy(&self.changed, &old.changed);
         copy(&self.floor, &old.floor);
-        copy(&self.until, &old.until);
+        copy(&self.over, &old.over);
         copy(&self.failed_at, &old.failed_at);
         copy(&self.calm, &old.calm);
         copy(&self.state, &old.state);

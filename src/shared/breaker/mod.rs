@@ -47,8 +47,8 @@ shared_struct! {
         run: AtomicU32,
         /// The failure seen last, `Failure::to_bits`.
         last: AtomicU32,
-        /// End of the operator's override; 0: none.
-        until: AtomicU64,
+        /// `Override`: what the operator decided.
+        over: AtomicU64,
         failed_at: AtomicU64,
         /// Until when the decay of attempts has been reckoned.
         calm: AtomicU64,
@@ -97,14 +97,19 @@ impl Breaker {
     pub fn admit(&self, s: &Settings, now: Millis, caller: Caller) -> (Admission, Option<Transition>) {
         let mut made = None;
         loop {
-            let state = self.load();
-            let admission = match self.forced(state, now) {
-                Some(Forced::Open) => return (self.reject(self.forced_for(now), Refused::Forced), made),
+            let (state, forced) = (self.load(), self.forced(now));
+            let admission = match forced {
+                Some(Forced::Open) => {
+                    return (self.reject(self.forced_for(s, now, state), Refused::Forced), made);
+                }
                 Some(Forced::Closed) => Some(Admission::Allow(Token::plain(state.generation))),
-                None => self.admit_unforced(s, now, caller, state, &mut made),
+                None | Some(Forced::DryRun) => {
+                    let dry = is_dry(s, forced);
+                    self.admit_unforced(s, now, caller, (state, dry), &mut made)
+                }
             };
             match admission {
-                Some(Admission::Reject { .. }) if s.dry_run => {
+                Some(Admission::Reject { .. }) if is_dry(s, forced) => {
                     let token = Token { suppressed: true, ..Token::plain(state.generation) };
                     return (Admission::Allow(token), made);
                 }
@@ -120,7 +125,7 @@ impl Breaker {
         s: &Settings,
         now: Millis,
         caller: Caller,
-        state: StateWord,
+        (state, dry): (StateWord, bool),
         made: &mut Option<Transition>,
     ) -> Option<Admission> {
         match state.state {
@@ -128,7 +133,7 @@ impl Breaker {
             State::Open => {
                 let left = words::ahead(state.deadline, now);
                 if left > 0 || !caller.may_test {
-                    return Some(self.reject(left.max(1).unsigned_abs(), Refused::Open));
+                    return Some(self.reject(left.max(1).unsigned_abs(), Refused::Open.unless(dry)));
                 }
                 if self.change(state, now, |at| at.next(State::HalfOpen)).is_some() {
                     *made = Some(self.transition(state, State::HalfOpen, Cause::Elapsed));
@@ -148,7 +153,7 @@ impl Breaker {
                     *made = done.or(*made);
                     None
                 }
-                Grant::Busy(left) => Some(self.reject(left, Refused::HalfOpen)),
+                Grant::Busy(left) => Some(self.reject(left, Refused::HalfOpen.unless(dry))),
             },
         }
     }
@@ -159,9 +164,9 @@ impl Breaker {
     /// Milliseconds until a request may pass as in [`Admission::Reject`]. In OPEN past its deadline and in
     /// HALF_OPEN the answer is no, with at least 1: only [`Self::admit`] makes a test request.
     pub fn peek(&self, s: &Settings, now: Millis) -> Result<(), Millis> {
-        let state = self.load();
-        match self.forced(state, now) {
-            Some(Forced::Open) => Err(self.forced_for(now)),
+        let (state, forced) = (self.load(), self.forced(now));
+        match forced {
+            Some(Forced::Open) => Err(self.forced_for(s, now, state)),
             None if state.state != State::Closed && !s.dry_run => Err(self.retry_after(state, now)),
             _ => Ok(()),
         }
@@ -304,7 +309,7 @@ impl Breaker {
         cause: Cause,
         report: Report,
     ) -> Option<Transition> {
-        if self.forced(state, now).is_some() {
+        if self.is_held(now) {
             return None;
         }
         if !report.may_open {
@@ -323,7 +328,7 @@ impl Breaker {
     }
 
     /// Moves the machine on from `from`'s generation, exactly once over all workers; returns what it was. A
-    /// decay of attempts or the end of an override slipping in does not lose it; a new override does.
+    /// decay of attempts slipping in does not lose it.
     fn change(&self, from: StateWord, now: Millis, to: impl Fn(StateWord) -> StateWord) -> Option<StateWord> {
         let mut at = from;
         loop {
@@ -338,7 +343,7 @@ impl Breaker {
                 }
                 Err(actual) => at = StateWord::unpack(actual),
             }
-            if at.generation != from.generation || (at.forced.is_some() && at.forced != from.forced) {
+            if at.generation != from.generation {
                 return None;
             }
         }
@@ -365,6 +370,11 @@ impl Breaker {
             suppressed: false,
         }
     }
+}
+
+/// Whether refusals are only told of.
+const fn is_dry(s: &Settings, forced: Option<Forced>) -> bool {
+    s.dry_run || matches!(forced, Some(Forced::DryRun))
 }
 
 /// A number that looks random, for those who must finish another's transition (SplitMix64's finalizer).

@@ -241,19 +241,26 @@ fn a_probe_decides_in_the_place_of_requests() {
 fn a_server_is_barred_until_it_may_be_tested() {
     let s = Settings { lease: 5_000, ..Settings::default() };
     let breaker = Breaker::default();
-    assert_eq!((breaker.bar(&s, 0), breaker.is_out(&s)), (Bar::None, false));
+    assert_eq!((breaker.bar(&s, 0), breaker.is_out(&s, 0)), (Bar::None, false));
     open(&breaker, &s, 0);
-    assert_eq!((breaker.bar(&s, 1), breaker.is_out(&s)), (Bar::For(29_999), true));
+    assert_eq!((breaker.bar(&s, 1), breaker.is_out(&s, 1)), (Bar::For(29_999), true));
     assert_eq!(breaker.bar(&Settings { dry_run: true, ..s }, 1), Bar::None);
     assert_eq!(breaker.bar(&s, 30_000), Bar::None);
     let test = token(&breaker, &s, 30_000);
-    assert_eq!((breaker.bar(&s, 30_001), breaker.is_out(&s)), (Bar::For(4_999), true));
+    assert_eq!((breaker.bar(&s, 30_001), breaker.is_out(&s, 30_001)), (Bar::For(4_999), true));
     breaker.abort(test);
     assert_eq!(breaker.bar(&s, 30_001), Bar::None);
-    breaker.force(Some(Forced::Open), 0);
-    assert_eq!(breaker.bar(&s, 30_001), Bar::Set);
-    breaker.force(Some(Forced::Closed), 0);
-    assert_eq!(breaker.bar(&s, 30_001), Bar::None);
+    let forced = [
+        (Forced::Open, Bar::Set, true),
+        (Forced::Closed, Bar::None, false),
+        (Forced::DryRun, Bar::None, false),
+    ];
+    for (forced, bar, out) in forced {
+        breaker.force(Some(forced), 0);
+        assert_eq!((breaker.bar(&s, 5), breaker.is_out(&s, 5)), (bar, out), "{forced:?}");
+    }
+    breaker.force(Some(Forced::Open), 31_000);
+    assert_eq!(breaker.bar(&s, 30_001), Bar::For(999));
 }
 
 #[test]
@@ -311,7 +318,9 @@ fn the_operator_wins_and_the_machine_goes_on_below() {
     assert_eq!(state(&breaker, 5), "forced_open");
     breaker.force(Some(Forced::Open), 1_000);
     assert_eq!(admit(&breaker, &s, 5), Admission::Reject { retry_after: 995 });
+    assert_eq!((breaker.view(&s, 5).retry_after, breaker.view(&s, 5).forced_until), (995, 1_000));
     assert!(request(&breaker, &s, 1_000, true).is_none());
+    assert_eq!((state(&breaker, 1_000), breaker.view(&s, 1_000).forced_until), ("closed", 0));
     breaker.force(Some(Forced::Closed), 2_000);
     for _ in 0..9 {
         assert_eq!(request(&breaker, &s, 1_500, false), None);
@@ -319,10 +328,45 @@ fn the_operator_wins_and_the_machine_goes_on_below() {
     assert_eq!((breaker.view(&s, 1_500).failures, state(&breaker, 1_500)), (9, "forced_closed"));
     // Over by itself, and the evidence is there.
     assert!(request(&breaker, &s, 2_000, false).is_some());
-    breaker.housekeep(&s, 2_001);
-    assert_eq!(breaker.load().forced, None);
+    breaker.force(Some(Forced::Open), 60_000);
     assert_eq!(breaker.reset(2_002).unwrap().to_string(), "open -> closed: reset");
     assert_eq!((breaker.view(&s, 2_002).failures, breaker.reset(2_003)), (0, None));
+    assert_eq!(state(&breaker, 2_003), "closed");
+}
+
+#[test]
+fn an_override_ends_at_its_time_and_is_told_of_once() {
+    let (s, breaker) = (Settings::default(), Breaker::default());
+    open(&breaker, &s, 0);
+    breaker.force(Some(Forced::Open), 10_000);
+    // The machine below is open for longer than the operator.
+    assert_eq!(admit(&breaker, &s, 5), Admission::Reject { retry_after: 29_995 });
+    assert_eq!(breaker.peek(&s, 5), Err(29_995));
+    assert_eq!(
+        (breaker.lapse(9_999), breaker.lapse(10_000), breaker.lapse(10_000)),
+        (None, Some(Forced::Open), None)
+    );
+    assert_eq!((state(&breaker, 10_000), breaker.view(&s, 10_000).retry_after), ("open", 20_000));
+    breaker.force(Some(Forced::Closed), 0);
+    assert_eq!(breaker.lapse(u64::MAX), None);
+    assert!(!token(&breaker, &s, 40_000).is_test());
+    assert_eq!(breaker.housekeep(&s, 40_000), None);
+    breaker.force(None, 0);
+    assert!(token(&breaker, &s, 40_000).is_test());
+}
+
+#[test]
+fn the_operator_may_have_a_breaker_run_dry_for_a_while() {
+    let (s, breaker) = (Settings::default(), Breaker::default());
+    breaker.force(Some(Forced::DryRun), 40_000);
+    open(&breaker, &s, 0);
+    assert!(token(&breaker, &s, 1).is_suppressed() && breaker.peek(&s, 1).is_ok());
+    let view = breaker.view(&s, 1);
+    assert_eq!((view.name(), view.dry_run, view.retry_after, view.rejected), ("open", true, 29_999, 1));
+    assert_eq!(request(&breaker, &s, 30_000, false).unwrap().open_for, 30_000);
+    // In earnest from then on, where the machine stands.
+    assert_eq!(admit(&breaker, &s, 40_000), Admission::Reject { retry_after: 20_000 });
+    assert!(!breaker.view(&s, 40_000).dry_run);
 }
 
 #[test]

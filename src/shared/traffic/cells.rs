@@ -149,10 +149,15 @@ shared_struct! {
         pub handshakes: AtomicU64,
         pub handshakes_failed: AtomicU64,
         pub session_reuses: AtomicU64,
-        pub spare: [AtomicU64; 11],
+        pub spare: [AtomicU64; 8],
+        /// What nginx itself had counted at the last reset: connections accepted and handled, requests. Of the series, not of a
+        /// shard.
+        pub accepted_before: AtomicU64,
+        pub handled_before: AtomicU64,
+        pub requests_before: AtomicU64,
     }
 }
-cells!(Host, 7, 0);
+cells!(Host, 7, 3);
 
 shared_struct! {
     /// One upstream group.

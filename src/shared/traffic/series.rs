@@ -56,7 +56,6 @@ impl<T: Cells> Series<T> {
     }
 
     /// Takes all counters back to 0. What is counted at the same time is counted after it, or not at all.
-    #[allow(dead_code, reason = "for the API, which is to come")]
     pub fn reset(&self) {
         for at in 0..T::COUNTERS {
             let sum = self.words.iter().filter_map(|words| words.get(at));
@@ -65,6 +64,12 @@ impl<T: Cells> Series<T> {
                 base.store(sum, Relaxed);
             }
         }
+    }
+
+    /// Takes one counter back to 0.
+    pub fn reset_one(&self, cell: impl Fn(&'static T) -> &'static AtomicU64) {
+        let sum = self.shards.iter().fold(0u64, |sum, shard| sum.wrapping_add(cell(shard).load(Relaxed)));
+        cell(self.base).store(sum, Relaxed);
     }
 
     /// Counts a response. What is no status of HTTP is in no cell.

@@ -18,7 +18,7 @@ use super::health::Check;
 /// Says that the memory is ours; written last.
 const MAGIC: u64 = u64::from_be_bytes(*b"sluiceUP");
 /// One more whenever a struct of this zone changes.
-pub const LAYOUT: u64 = 3;
+pub const LAYOUT: u64 = 4;
 /// Worker indices that `enter` tells apart.
 const WORKERS: usize = 128;
 

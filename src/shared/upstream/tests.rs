@@ -1,7 +1,7 @@
 //! Adoption, cycles, full zones, resizing.
 
 use super::*;
-use crate::policy::breaker::{Failure, Outcome, Settings, State};
+use crate::policy::breaker::{Failure, Forced, Outcome, Settings, State};
 use crate::shared::breaker::{Admission, Caller, Report, Token};
 use crate::shared::health::{Judgement, Probe, Prober};
 
@@ -82,7 +82,7 @@ fn the_two_kinds_share_the_room_and_never_meet() {
         store.begin_cycle();
         for name in 0..breakers {
             let (index, _) = store.breaker(key(name)).unwrap();
-            store.breaker_at(index).unwrap().force(None, u64::MAX);
+            store.breaker_at(index).unwrap().force(Some(Forced::Closed), u64::MAX);
         }
         let mut checks = 0;
         while let Ok((index, _)) = store.check(key(checks)) {

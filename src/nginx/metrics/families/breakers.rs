@@ -73,13 +73,13 @@ pub fn write<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
     let all = all(shot);
     writer.family(&STATE, |f| {
         for one in &all {
-            let state = breaker_state(one.its.state, one.its.settings.dry_run);
+            let state = breaker_state(one.its.state, one.its.view.dry_run);
             one_hot(f, &one.labels(), &BREAKER_STATES, state);
         }
     });
     each(writer, &all, &RETRY, |its| {
-        let open = its.view.forced.is_some() || its.view.state == State::Open;
-        Value::Millis(if open && !its.settings.dry_run { its.retry_after } else { 0 })
+        let open = its.view.state == State::Open && !its.view.dry_run;
+        Value::Millis(if open || its.state == "forced_open" { its.retry_after } else { 0 })
     });
     split(writer, &all, &REJECTED, "cause", rejected);
     transitions(writer, &all);
@@ -113,18 +113,18 @@ fn split<O: Out, const N: usize>(
     });
 }
 
-/// In a dry run a breaker refuses nothing unless an operator says so.
 fn rejected(its: &Breaker) -> [(&'static str, u64); 3] {
     let details = &its.details;
-    let full = details.rejected_full;
-    let open = its.view.rejected.saturating_sub(full + details.rejected_forced);
-    let (open, full) = if its.settings.dry_run { (0, 0) } else { (open, full) };
-    [("open", open), ("half_open_full", full), ("forced", details.rejected_forced)]
+    let others = details.rejected_full + details.rejected_forced + details.pretended;
+    [
+        ("open", its.view.rejected.saturating_sub(others)),
+        ("half_open_full", details.rejected_full),
+        ("forced", details.rejected_forced),
+    ]
 }
 
 fn suppressed(its: &Breaker) -> [(&'static str, u64); 2] {
-    let pretended = its.view.rejected.saturating_sub(its.details.rejected_forced);
-    [("dry_run", if its.settings.dry_run { pretended } else { 0 }), ("max_ejected", its.view.suppressed)]
+    [("dry_run", its.details.pretended), ("max_ejected", its.view.suppressed)]
 }
 
 fn calls(its: &Breaker) -> [(&'static str, u64); 5] {

@@ -137,7 +137,7 @@ impl Upstream {
 
 fn state(peer: &Peer) -> &'static str {
     let breaker = peer.breaker.as_ref();
-    let strict = |breaker: &&Breaker| !breaker.settings.dry_run || breaker.view.forced.is_some();
+    let strict = |breaker: &&Breaker| !breaker.view.dry_run || breaker.state == "forced_open";
     let breaker = breaker.filter(strict).map(|breaker| breaker.state);
     peer_state(peer.state, Beside { breaker, degraded: peer.degraded, warming: peer.share < 1.0 })
 }

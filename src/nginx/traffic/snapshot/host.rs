@@ -54,6 +54,21 @@ pub fn slabs() -> Vec<(String, Slab)> {
     found
 }
 
+/// Calls `see` with the statistics of each slot of a zone.
+pub fn slab_stats(name: &str, mut see: impl FnMut(*mut sys::ngx_slab_stat_t)) {
+    zones(|its, zone| {
+        if its != name {
+            return;
+        }
+        // SAFETY: as in `slabs`.
+        unsafe {
+            let pool = zone.shm.addr.cast::<sys::ngx_slab_pool_t>();
+            let sizes = (sys::ngx_pagesize_shift as usize).saturating_sub((*pool).min_shift);
+            (0..sizes).for_each(|at| see((*pool).stats.add(at)));
+        }
+    });
+}
+
 /// # Safety
 /// `pool` must be a zone's slab pool.
 unsafe fn slab(pool: *const sys::ngx_slab_pool_t) -> Slab {

@@ -13,10 +13,12 @@ mod upstreams;
 mod web;
 
 pub use breakers::{breakers, routes};
-pub use host::{caches, limit_conns, limit_reqs, processes, slabs};
+pub use host::{caches, limit_conns, limit_reqs, processes, slab_stats, slabs};
 pub use limits::rate_limits;
-pub use upstreams::upstreams;
-pub use web::{connections, http, location_zones, server_zones, ssl, workers};
+pub use upstreams::{upstream, upstreams};
+pub use web::{connections, http, location_zones, present, server_zones, ssl, workers};
+
+use serde::Serialize;
 
 use crate::policy::Millis;
 use crate::policy::balance::State;
@@ -34,10 +36,11 @@ pub struct Responses {
 }
 
 /// TLS handshakes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Ssl {
     pub handshakes: u64,
     /// `None`: not known for this subject.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub handshakes_failed: Option<u64>,
     pub session_reuses: u64,
 }
@@ -118,7 +121,7 @@ pub struct Slab {
     pub slots: Vec<(u64, Slot)>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Slot {
     pub used: u64,
     pub free: u64,
@@ -127,10 +130,11 @@ pub struct Slot {
 }
 
 /// One cache.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Cache {
     /// Bytes; `None`: no bound.
     pub size: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_size: Option<u64>,
     pub cold: bool,
     pub hit: Served,
@@ -143,14 +147,14 @@ pub struct Cache {
 }
 
 /// Answered out of the cache.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Served {
     pub responses: u64,
     pub bytes: u64,
 }
 
 /// Answered by the upstream.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Fetched {
     pub responses: u64,
     pub bytes: u64,
@@ -159,7 +163,7 @@ pub struct Fetched {
 }
 
 /// A zone of the core's `limit_req`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct LimitReq {
     pub passed: u64,
     pub delayed: u64,
@@ -169,7 +173,7 @@ pub struct LimitReq {
 }
 
 /// A zone of the core's `limit_conn`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct LimitConn {
     pub passed: u64,
     pub rejected: u64,
@@ -252,12 +256,13 @@ pub struct Peer {
 }
 
 /// All checks of one server together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct HealthChecks {
     pub checks: u64,
     pub fails: u64,
     pub unhealthy: u64,
     /// `None`: no check has ended yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub last_passed: Option<bool>,
 }
 

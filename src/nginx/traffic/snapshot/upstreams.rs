@@ -25,6 +25,15 @@ pub fn upstreams(conf: &MainConf) -> Vec<Group> {
     explicit.map(|group| of(conf, group)).collect()
 }
 
+/// The explicit group of this name.
+pub fn upstream(conf: &MainConf, name: &str) -> Option<Group> {
+    let mut groups = conf.upstreams.groups.iter();
+    // SAFETY: as in `upstreams`.
+    groups
+        .find(|group| group.name == name && unsafe { !(*group.upstream).srv_conf.is_null() })
+        .map(|group| of(conf, group))
+}
+
 /// What the core keeps of one peer, copied while its list is locked.
 struct Raw {
     at: usize,

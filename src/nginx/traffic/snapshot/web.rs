@@ -4,6 +4,8 @@ use super::super::conf::Kind;
 use super::super::process::alive;
 use super::super::symbols;
 use super::{Connections, Histogram, Http, Responses, Ssl, Worker, Zone};
+use core::sync::atomic::Ordering::Relaxed;
+
 use crate::nginx::conf::MainConf;
 use crate::shared::traffic::cells::{self, Cells, Codes};
 use crate::shared::traffic::{Presence, Series};
@@ -56,7 +58,8 @@ pub fn http(conf: &MainConf) -> Http {
     let buckets = core::array::from_fn(|at| series.sum(|http| &http.durations[at]));
     let ended = series.sum(|http| &http.requests);
     let current = living(conf).map(|place| load(&place.process().current)).sum();
-    let total = symbols::stat().map_or(ended + current, |stat| stat.requests);
+    let before = live.host.whole().requests_before.load(Relaxed);
+    let total = symbols::stat().map_or(ended + current, |stat| stat.requests.saturating_sub(before));
     Http {
         total,
         current,
@@ -74,7 +77,7 @@ pub fn http(conf: &MainConf) -> Http {
 }
 
 fn load(cell: &core::sync::atomic::AtomicU64) -> u64 {
-    cell.load(core::sync::atomic::Ordering::Relaxed)
+    cell.load(Relaxed)
 }
 
 /// The processes that live, of whatever cycle.
@@ -94,9 +97,14 @@ pub fn connections(conf: &MainConf) -> Connections {
         sum.accepted = conf.traffic.live().map_or(0, |live| live.host.sum(|host| &host.accepted));
         return sum;
     };
+    let (accepted, handled) = conf.traffic.live().map_or((0, 0), |live| {
+        let whole = live.host.whole();
+        (whole.accepted_before.load(Relaxed), whole.handled_before.load(Relaxed))
+    });
+    let accepted = stat.accepted.saturating_sub(accepted);
     Connections {
-        accepted: stat.accepted,
-        dropped: Some(stat.accepted.saturating_sub(stat.handled)),
+        accepted,
+        dropped: Some(accepted.saturating_sub(stat.handled.saturating_sub(handled))),
         active: stat.active.saturating_sub(stat.waiting),
         idle: stat.waiting,
         reading: Some(stat.reading),
@@ -106,11 +114,15 @@ pub fn connections(conf: &MainConf) -> Connections {
 
 /// The workers of the present cycle, by their index.
 pub fn workers(conf: &MainConf) -> Vec<Worker> {
-    let Some(live) = conf.traffic.live() else { return Vec::new() };
-    let present = living(conf).filter(|place| place.place().1 == live.generation);
-    let mut workers: Vec<_> = present.map(|place| worker(&place)).collect();
+    let mut workers: Vec<_> = present(conf).map(|place| worker(&place)).collect();
     workers.sort_unstable_by_key(|worker| worker.id);
     workers
+}
+
+/// The processes of the present cycle.
+pub fn present(conf: &MainConf) -> impl Iterator<Item = Presence> {
+    let generation = conf.traffic.live().map(|live| live.generation);
+    living(conf).filter(move |place| Some(place.place().1) == generation)
 }
 
 fn worker(place: &Presence) -> Worker {

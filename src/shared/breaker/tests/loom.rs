@@ -162,7 +162,7 @@ fn two_trips_of_two_breakers_are_seen_by_one_of_them() {
         let trip = move |mine: &Breaker, its: &Breaker| {
             let trip = mine.record(&s, 1, token(mine, &s, 0), report(false)).unwrap();
             // As the glue does: one of the two may be out, not both.
-            if its.is_out(&s) {
+            if its.is_out(&s, 1) {
                 mine.retract(1, &trip);
             }
         };
@@ -170,6 +170,6 @@ fn two_trips_of_two_breakers_are_seen_by_one_of_them() {
         let other = thread::spawn(move || trip(&theirs[0], &theirs[1]));
         trip(&pair[1], &pair[0]);
         other.join().unwrap();
-        assert!(!(pair[0].is_out(&s) && pair[1].is_out(&s)));
+        assert!(!(pair[0].is_out(&s, 1) && pair[1].is_out(&s, 1)));
     });
 }

@@ -1,0 +1,88 @@
+//! What a resource is asked, and what it answers.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::super::request::Request;
+use crate::policy::api::{Failure, Method, Query, Shape, text};
+
+/// A request to the API.
+pub struct Call<'r> {
+    pub method: Method,
+    /// The segments of the path behind the version, decoded.
+    pub path: Vec<Vec<u8>>,
+    pub query: Query,
+    /// The body, if there was one.
+    pub body: Option<Value>,
+    /// Who asks.
+    pub request: &'r Request,
+}
+
+/// What becomes of a call.
+pub type Outcome = Result<Answer, Failure>;
+
+/// An answer.
+pub enum Answer {
+    /// A status and a JSON document.
+    Document(u16, Vec<u8>),
+    /// 204
+    Nothing,
+    /// It will come through the ticket of `later`.
+    Later,
+}
+
+impl Answer {
+    /// Any document, whatever `fields` says.
+    pub fn document<T: Serialize + ?Sized>(status: u16, document: &T) -> Outcome {
+        let bytes = serde_json::to_vec(document).map_err(|_| Failure::internal("document not written"))?;
+        Ok(Self::Document(status, bytes))
+    }
+}
+
+impl Call<'_> {
+    /// A document of one thing.
+    pub fn object<T: Serialize + ?Sized>(&self, document: &T) -> Outcome {
+        self.chosen(document, Shape::Object)
+    }
+
+    /// A document whose members are things of one kind by name.
+    pub fn collection<T: Serialize + ?Sized>(&self, document: &T) -> Outcome {
+        self.chosen(document, Shape::Collection)
+    }
+
+    /// A list of things of one kind.
+    pub fn list<T: Serialize + ?Sized>(&self, document: &T) -> Outcome {
+        self.chosen(document, Shape::List)
+    }
+
+    fn chosen<T: Serialize + ?Sized>(&self, document: &T, shape: Shape) -> Outcome {
+        let Some(fields) = self.query.fields() else { return Answer::document(200, document) };
+        let whole = serde_json::to_value(document).map_err(|_| Failure::internal("document not written"))?;
+        Answer::document(200, &fields.apply(whole, shape))
+    }
+
+    /// A segment of the path as text, for names; what is not UTF-8 becomes U+FFFD, as it does in documents.
+    pub fn name(&self, at: usize) -> String {
+        self.path.get(at).map(|segment| text(segment)).unwrap_or_default()
+    }
+
+    /// What a resource that can only be looked at answers.
+    pub fn get(&self, answer: impl FnOnce() -> Outcome) -> Outcome {
+        match self.method {
+            Method::Get => answer(),
+            _ => Err(Failure::method("GET, HEAD")),
+        }
+    }
+
+    /// What a resource answers whose counters may be reset.
+    pub fn get_or_reset(&self, answer: impl FnOnce() -> Outcome, reset: impl FnOnce()) -> Outcome {
+        match self.method {
+            Method::Get => answer(),
+            Method::Delete => {
+                reset();
+                Ok(Answer::Nothing)
+            }
+            _ => Err(Failure::method("GET, HEAD, DELETE")),
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! `api`: the API of NGINX Plus, version 9, for what this module and open-source nginx know, and ours beside it.
+//!
+//! A call goes this way: the content handler refuses what may not be, reads the body (`body`), makes a [`Call`] of the
+//! request and has it answered (`router`), and sends the [`Answer`] (`send`), at once or when it is there (`later`).
+//! Resources are functions from a call to an outcome.
+
+mod access;
+mod body;
+mod breakers;
+mod call;
+mod conf;
+mod documents;
+mod general;
+mod handler;
+mod host;
+mod http;
+pub mod later;
+mod limits;
+mod router;
+mod send;
+mod upstreams;
+mod zones;
+
+pub use call::{Answer, Call, Outcome};
+pub use conf::{Conf, LocConf, api, warn};
+pub use general::note_cycle;

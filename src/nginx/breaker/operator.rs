@@ -1,0 +1,91 @@
+//! The operator's hand on a breaker: open, closed or in a dry run over the machine's head, and back to the start.
+
+use super::super::conf::MainConf;
+use super::super::log::{self, Level};
+use super::super::request::Request;
+use super::super::sys::mono;
+use super::super::upstream::Group;
+use super::{Gate, words};
+use crate::policy::Millis;
+use crate::policy::breaker::{Forced, Settings, Transition};
+use crate::shared::breaker::View;
+
+/// Which breaker is meant.
+#[derive(Clone, Copy)]
+pub enum At<'a> {
+    Route(&'a str),
+    Upstream(&'a Group),
+    /// The server of this number in the order of the group's lists.
+    Server(&'a Group, usize),
+}
+
+/// A breaker as it stands, and what it is configured to be.
+pub struct Report {
+    pub view: View,
+    pub settings: Settings,
+}
+
+/// `None`: there is no such breaker.
+pub fn view(conf: &MainConf, at: At<'_>) -> Option<Report> {
+    let gate = find(conf, at)?;
+    Some(Report { view: gate.breaker.view(&gate.settings, mono()), settings: gate.settings })
+}
+
+/// Puts an override on a breaker for `ttl` milliseconds (0: until it is taken off), or takes it off. Says so in the
+/// log, of the request that asks for it if there is one. False: there is no such breaker.
+pub fn force(
+    conf: &MainConf,
+    at: At<'_>,
+    forced: Option<Forced>,
+    ttl: Millis,
+    request: Option<&Request>,
+) -> bool {
+    let Some(gate) = find(conf, at) else { return false };
+    // A dry run over a breaker that is configured so is one all the same.
+    let until = if ttl == 0 { 0 } else { mono().saturating_add(ttl) };
+    gate.breaker.force(forced, until);
+    gate.tell(request, ttl);
+    changed(conf, at, None);
+    true
+}
+
+/// Closes a breaker and forgets: no failures, no attempts, no override. False: there is no such breaker.
+pub fn reset(conf: &MainConf, at: At<'_>, request: Option<&Request>) -> bool {
+    let Some(gate) = find(conf, at) else { return false };
+    let made = gate.breaker.reset(mono());
+    gate.say(request, made);
+    changed(conf, at, made);
+    true
+}
+
+fn find<'c>(conf: &'c MainConf, at: At<'c>) -> Option<&'c Gate> {
+    match at {
+        At::Route(name) => conf.breaker.routes.iter().find(|route| route.name == name)?.gate.get(),
+        At::Upstream(group) => group.breaker.gate.get(),
+        At::Server(group, number) => group.breaker.servers()?.gate(number),
+    }
+}
+
+/// All workers are to look at the group's servers.
+fn changed(conf: &MainConf, at: At<'_>, made: Option<Transition>) {
+    let At::Server(group, number) = at else { return };
+    if made.is_some_and(|made| made.readmits()) {
+        group.health.readmit(number);
+    }
+    if let Some(servers) = group.breaker.servers() {
+        servers.changed(conf, group);
+    }
+}
+
+impl Gate {
+    /// Logs what the operator's override is now.
+    pub(super) fn tell(&self, request: Option<&Request>, ttl: Millis) {
+        let view = self.breaker.view(&self.settings, mono());
+        let line = words::Forced { name: &self.name, forced: view.forced, state: view.state, ttl };
+        let level = if view.forced.is_some() { Level::Warn } else { Level::Notice };
+        match request {
+            Some(request) => request.log(level, format_args!("{line}")),
+            None => log::cycle(level, format_args!("{line}")),
+        }
+    }
+}

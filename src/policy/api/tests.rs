@@ -1,0 +1,123 @@
+//! Paths, queries, fields, origins and times.
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+
+fn path(uri: &str, raw: &str, prefix: &str) -> Option<Vec<String>> {
+    let found = segments(uri.as_bytes(), raw.as_bytes(), Prefix::Text(prefix.as_bytes()))?;
+    Some(found.iter().map(|segment| text(segment)).collect())
+}
+
+fn list(segments: &[&str]) -> Option<Vec<String>> {
+    Some(segments.iter().map(|&segment| segment.to_owned()).collect())
+}
+
+#[test]
+fn the_prefix_is_the_location_and_slashes_at_the_end_change_nothing() {
+    for prefix in ["/api", "/api/"] {
+        for uri in ["/api/9/nginx", "/api/9/nginx/"] {
+            assert_eq!(path(uri, uri, prefix), list(&["9", "nginx"]), "{prefix} {uri}");
+        }
+        assert_eq!(path("/api/", "/api/", prefix), list(&[]));
+    }
+    assert_eq!(path("/api", "/api?fields=x", "/api"), list(&[]));
+    assert_eq!(path("/9", "/9", "/"), list(&["9"]));
+    assert_eq!(path("/api/9", "/api/9", "/ap"), None);
+}
+
+#[test]
+fn a_location_without_text_begins_at_the_version() {
+    let of = |uri: &str| segments(uri.as_bytes(), uri.as_bytes(), Prefix::Unknown);
+    assert_eq!(of("/a/b/9/ssl"), Some(vec![b"9".to_vec(), b"ssl".to_vec()]));
+    assert_eq!(of("/a/b"), Some(vec![]));
+}
+
+#[test]
+fn a_key_keeps_its_slashes_but_a_rewrite_wins() {
+    assert_eq!(path("/api/9/keys/a/b", "/api/9/keys/%2Fa%2Fb", "/api"), list(&["9", "keys", "/a/b"]));
+    assert_eq!(path("/api/9/ssl", "/old?x=1", "/api"), list(&["9", "ssl"]));
+    assert_eq!(path("/api/9/ssl", "/api/8/../9/ssl", "/api"), list(&["9", "ssl"]));
+}
+
+#[test]
+fn versions() {
+    let known = |v: &str| is_version(v.as_bytes());
+    assert!(known("9") && known("4"));
+    assert!(!known("3") && !known("10") && !known("09") && !known("") && !known("x"));
+}
+
+#[test]
+fn arguments_are_decoded() {
+    let query = Query::new(b"a=1&fields=x%2Cy,z&b=a+b%zz&wait=-1");
+    assert_eq!(query.fields(), Some(Fields::parse("x,y,z")));
+    assert_eq!(query.get("b").as_deref(), Some("a b%zz"));
+    assert_eq!(
+        (query.number("a"), query.number("c"), query.number("wait")),
+        (Ok(Some(1)), Ok(None), Err(()))
+    );
+    assert_eq!(Query::new(b"fields").fields(), None);
+}
+
+#[test]
+fn fields_choose_within_objects_collections_and_lists() {
+    let one = json!({"a": 1, "b": 2});
+    let all = json!({"x": {"a": 1, "b": 2}, "y": {"b": 3}});
+    let only = |names: &str, document: &Value, shape| Fields::parse(names).apply(document.clone(), shape);
+    assert_eq!(only("b", &one, Shape::Object), json!({"b": 2}));
+    assert_eq!(only("b,c", &all, Shape::Collection), json!({"x": {"b": 2}, "y": {"b": 3}}));
+    assert_eq!(only("", &all, Shape::Collection), json!(["x", "y"]));
+    assert_eq!(only("a", &json!([{"a": 1, "b": 2}]), Shape::List), json!([{"a": 1}]));
+}
+
+#[test]
+fn only_pages_of_this_server_write() {
+    let foreign = |site: Option<&str>, origin: Option<&str>, host: Option<&str>| {
+        is_foreign(site.map(str::as_bytes), origin.map(str::as_bytes), host.map(str::as_bytes))
+    };
+    assert!(!foreign(None, None, Some("a")));
+    assert!(!foreign(None, Some("http://a:8080"), Some("A:8080")));
+    assert!(foreign(None, Some("http://b"), Some("a")));
+    assert!(foreign(None, Some("null"), Some("a")));
+    assert!(foreign(None, Some("http://a"), None));
+    assert!(!foreign(Some("same-origin"), Some("https://front"), Some("a")));
+    assert!(foreign(Some("cross-site"), None, Some("a")));
+}
+
+#[test]
+fn media_types() {
+    assert!(is_json(b"application/json") && is_json(b"Application/JSON ; charset=utf-8"));
+    assert!(!is_json(b"text/json") && !is_json(b"application/jsonx") && !is_json(b""));
+}
+
+#[test]
+fn known_times() {
+    for (wall, text) in [
+        (0, "1970-01-01T00:00:00.000Z"),
+        (1_656_414_944_467, "2022-06-28T11:15:44.467Z"),
+        (951_782_400_000, "2000-02-29T00:00:00.000Z"),
+        (4_102_444_799_999, "2099-12-31T23:59:59.999Z"),
+    ] {
+        assert_eq!(iso(wall), text);
+    }
+}
+
+proptest! {
+    #[test]
+    fn nothing_a_client_sends_panics(uri: Vec<u8>, raw: Vec<u8>, prefix: Vec<u8>, args: Vec<u8>) {
+        let _ = segments(&uri, &raw, Prefix::Text(&prefix));
+        let _ = segments(&uri, &raw, Prefix::Unknown);
+        let query = Query::new(&args);
+        let _ = (query.fields(), query.get("a"), query.number("a"));
+        let _ = is_foreign(Some(&uri), Some(&raw), Some(&prefix));
+        let _ = is_foreign(None, Some(&raw), Some(&prefix));
+        let _ = (is_json(&args), is_version(&args));
+    }
+
+    #[test]
+    fn days_follow_each_other(days in 0_u64..100_000) {
+        let (today, tomorrow) = (iso(days * 86_400_000), iso((days + 1) * 86_400_000));
+        prop_assert!(today < tomorrow);
+    }
+}
