@@ -99,6 +99,7 @@ impl From<&snapshot::Breaker> for Breaker {
             state: match forced {
                 Forced::Open => "open",
                 Forced::Closed => "closed",
+                Forced::DryRun => "dry_run",
             },
             until: (view.forced_until != 0).then(|| at(now, view.forced_until)),
         });

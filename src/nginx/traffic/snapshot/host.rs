@@ -63,7 +63,7 @@ pub fn slab_stats(name: &str, mut see: impl FnMut(*mut sys::ngx_slab_stat_t)) {
         // SAFETY: as in `slabs`.
         unsafe {
             let pool = zone.shm.addr.cast::<sys::ngx_slab_pool_t>();
-            let sizes = (sys::ngx_pagesize_shift as usize).saturating_sub((*pool).min_shift);
+            let sizes = sys::ngx_pagesize_shift.saturating_sub((*pool).min_shift);
             (0..sizes).for_each(|at| see((*pool).stats.add(at)));
         }
     });
