@@ -193,22 +193,27 @@ mod tests {
         breaker.force(Some(crate::policy::breaker::Forced::Open), 0);
         assert!(matches!(breaker.admit(&settings(), 4_200, ME).0, Admission::Reject { .. }));
 
-        let details = breaker.details(4_200);
+        breaker.force(None, 0);
+        trip(&breaker, 5_000);
+        let dry = Settings { dry_run: true, ..settings() };
+        assert!(matches!(breaker.admit(&dry, 5_100, ME).0, Admission::Allow(_)));
+
+        let details = breaker.details(5_100);
         let expected = Detailed {
-            slow_failures: 2,
+            slow_failures: 3,
             rejected_forced: 1,
             rejected_full: 1,
-            pretended: 0,
-            changes: [2, 0, 0, 0, 1, 1, 1, 0],
+            pretended: 1,
+            changes: [3, 0, 0, 0, 1, 1, 1, 0],
             expired: 1,
             permits: 0,
         };
         assert_eq!(details, expected);
-        assert_eq!(breaker.view(&settings(), 4_200).rejected, 3);
+        assert_eq!(breaker.view(&settings(), 5_100).rejected, 4);
         let copy = Breaker::default();
         copy.copy_from(&breaker);
-        assert_eq!(copy.details(4_200), expected);
+        assert_eq!(copy.details(5_100), expected);
         copy.clear();
-        assert_eq!(copy.details(4_200), Detailed::default());
+        assert_eq!(copy.details(5_100), Detailed::default());
     }
 }
