@@ -198,7 +198,7 @@ pub struct Group {
 }
 
 /// One server of a group.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Peer {
     /// Stable for the life of the server.
     pub id: u64,
