@@ -47,7 +47,7 @@ fn add(request: &Request) {
     if let Some(refusal) = ctx.refusal.get() {
         refused(request, &refusal);
     }
-    if let Some(chosen) = ctx.session.get() {
+    if let Some(chosen) = &*ctx.session.borrow() {
         super::balance::sticky::header_sent(request, chosen);
     }
     super::breaker::header_sent(request, ctx);

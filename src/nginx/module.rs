@@ -219,10 +219,19 @@ unsafe extern "C" fn postconfiguration(cf: *mut sys::ngx_conf_t) -> sys::ngx_int
     })
 }
 
-unsafe extern "C" fn filter_postconfiguration(_: *mut sys::ngx_conf_t) -> sys::ngx_int_t {
-    // SAFETY: this is nginx's postconfiguration.
-    unsafe { filter::install() };
-    OK
+unsafe extern "C" fn filter_postconfiguration(cf: *mut sys::ngx_conf_t) -> sys::ngx_int_t {
+    entry!("postconfiguration", ERROR, {
+        // SAFETY: this is nginx's postconfiguration, after that of the main module. What stands last in a phase's list
+        // runs first: before the core's limits.
+        unsafe {
+            filter::install();
+            let limited = main_conf(cf).traffic.core_limits.get();
+            if limited && !add_handler(cf, sys::ngx_http_phases_NGX_HTTP_PREACCESS_PHASE, noted) {
+                return ERROR;
+            }
+        }
+        OK
+    })
 }
 
 type Handler = unsafe extern "C" fn(*mut sys::ngx_http_request_t) -> sys::ngx_int_t;
@@ -274,6 +283,14 @@ unsafe extern "C" fn begun(r: *mut sys::ngx_http_request_t) -> sys::ngx_int_t {
     DECLINED
 }
 
+unsafe extern "C" fn noted(r: *mut sys::ngx_http_request_t) -> sys::ngx_int_t {
+    entry!("noting a request's limits", (), {
+        // SAFETY: nginx passes a live request.
+        traffic::noted(unsafe { Request::from_ptr(r) });
+    });
+    DECLINED
+}
+
 unsafe extern "C" fn counted(r: *mut sys::ngx_http_request_t) -> sys::ngx_int_t {
     entry!("counting a request", (), {
         // SAFETY: nginx passes a live request.
@@ -300,7 +317,8 @@ unsafe extern "C" fn init_module(cycle: *mut sys::ngx_cycle_t) -> sys::ngx_int_t
         let Some(conf) = (unsafe { conf_of(cycle) }) else { return OK };
         api::note_cycle();
         upstream::adopt(conf);
-        traffic::adopt(conf);
+        // SAFETY: as above.
+        unsafe { traffic::adopt(conf, cycle) };
         // Drawn here, so that all workers have the same.
         worker::gateway();
         // `master_process off`: a reload makes a new cycle in the process that serves, without init_process.

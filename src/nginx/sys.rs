@@ -234,21 +234,40 @@ pub unsafe fn hold(peer: *mut sys::ngx_http_upstream_rr_peer_t) {
 /// Whether the core may change lists of peers while it runs (`resolve` in upstreams).
 pub const PEERS_CHANGE: bool = cfg!(nginx1_27_3);
 
-/// Whether DNS adds peers to a list.
+/// What the core makes the peers of a list from that DNS adds, linked by `next`; null: it adds none.
 ///
 /// # Safety
 /// `peers` must be a live list of the running cycle.
-pub unsafe fn peers_resolve(peers: *const sys::ngx_http_upstream_rr_peers_t) -> bool {
+pub unsafe fn peers_templates(
+    peers: *const sys::ngx_http_upstream_rr_peers_t,
+) -> *mut sys::ngx_http_upstream_rr_peer_t {
     #[cfg(nginx1_27_3)]
     // SAFETY: the caller vouches for `peers`.
     unsafe {
-        !(*peers).resolve.is_null()
+        (*peers).resolve
     }
     #[cfg(not(nginx1_27_3))]
     {
         let _ = peers;
-        false
+        null_mut()
     }
+}
+
+/// The text of the `server` line a peer comes from.
+///
+/// # Safety
+/// `peer` must be a live peer; the text lives as long as its list.
+pub unsafe fn line_of(peer: *const sys::ngx_http_upstream_rr_peer_t) -> *const sys::ngx_str_t {
+    #[cfg(nginx1_27_3)]
+    // SAFETY: the caller vouches for `peer`; one that DNS found shares its host with the template of its line.
+    unsafe {
+        let host = (*peer).host;
+        if !host.is_null() && !(*host).peer.is_null() {
+            return addr_of!((*(*host).peer).server);
+        }
+    }
+    // SAFETY: the caller vouches for `peer`.
+    unsafe { addr_of!((*peer).server) }
 }
 
 /// Closes a connection to an upstream that no request uses, as the core does it: over TLS without a farewell.
@@ -269,6 +288,23 @@ pub unsafe fn close_upstream(c: *mut sys::ngx_connection_t) {
             sys::ngx_destroy_pool((*c).pool);
         }
         sys::ngx_close_connection(c);
+    }
+}
+
+/// Whether a connection is a stream of QUIC.
+///
+/// # Safety
+/// `c` must be a live connection.
+pub unsafe fn is_quic(c: *const sys::ngx_connection_t) -> bool {
+    #[cfg(ngx_feature = "quic")]
+    // SAFETY: the caller vouches for `c`.
+    unsafe {
+        !(*c).quic.is_null()
+    }
+    #[cfg(not(ngx_feature = "quic"))]
+    {
+        let _ = c;
+        false
     }
 }
 

@@ -12,11 +12,11 @@ use super::entry::entry;
 use super::log::{self, Level};
 use super::module::main_module;
 use super::request::Request;
-use super::sys::{ERROR, OK, slot};
+use super::sys::{ERROR, OK, mono, slot};
 use super::zone::{Contents, Zone, min_size};
-use super::{breaker, health, traffic};
+use super::{breaker, health, membership, traffic};
 use crate::shared::cell::Region;
-use crate::shared::upstream::Store;
+use crate::shared::upstream::{Claims, Store};
 
 /// The groups, and the zone that holds their state.
 #[derive(Default)]
@@ -29,6 +29,11 @@ impl Conf {
     /// The records, once nginx has mapped the zone.
     pub fn store(&self) -> Option<&Store> {
         Some(&self.zone.as_ref()?.get()?.0)
+    }
+
+    /// Calls `f` with the right to claim records. `None`: another process of the host has it.
+    pub fn claim_now<T>(&self, f: impl FnOnce(&mut Claims<'_>) -> T) -> Option<T> {
+        self.zone.as_ref()?.locked_now(|records| f(&mut Claims::new(&records.0, mono() / 1000)))
     }
 
     /// The group of an upstream, by its number in the upstream's own configuration.
@@ -45,6 +50,7 @@ pub struct Group {
     init: sys::ngx_http_upstream_init_peer_pt,
     /// Numbers of the checks of this group in `health::Conf`.
     pub checks: Vec<usize>,
+    pub membership: membership::State,
     pub health: health::GroupState,
     pub breaker: breaker::GroupState,
     pub traffic: traffic::peers::GroupState,
@@ -171,8 +177,8 @@ fn wrap(us: *mut sys::ngx_http_upstream_srv_conf_t, name: String, checks: Vec<us
     }
     // SAFETY: as above.
     unsafe { (*us).peer.init = Some(init_peer) };
-    let (health, breaker, traffic) = Default::default();
-    Ok(Group { name, upstream: us, init, checks, health, breaker, traffic })
+    let (membership, health, breaker, traffic) = Default::default();
+    Ok(Group { name, upstream: us, init, checks, membership, health, breaker, traffic })
 }
 
 /// Bytes of a zone with so many records: what the slab pool keeps for itself (its head, and 32 bytes for each page)
@@ -218,16 +224,17 @@ fn announce(cf: *mut sys::ngx_conf_t, size: Option<usize>, need: &Need) -> Resul
 /// Every zone is mapped, no worker of this cycle runs yet: ties groups to their records and puts verdicts of
 /// the former cycle into force before the first request.
 pub fn adopt(main: &'static MainConf) {
-    let Some(store) = main.upstreams.store() else { return };
-    let generation = store.begin_cycle();
-    breaker::adopt_routes(main, store);
-    for group in &main.upstreams.groups {
-        // Whom breakers keep out says who is usable, and that says whether breakers are heard.
-        breaker::adopt(group, store);
-        health::adopt(main, group, store, generation);
-        breaker::servers::put_into_force(group);
-    }
-    main.health.generation.set(generation);
+    let Some(zone) = &main.upstreams.zone else { return };
+    // A worker of the former cycle may be claiming records for servers that have just come.
+    zone.locked(|Records(store)| {
+        let generation = store.begin_cycle();
+        main.health.generation.set(generation);
+        let mut claims = Claims::new(store, mono() / 1000);
+        breaker::adopt_routes(main, &mut claims);
+        for group in &main.upstreams.groups {
+            membership::adopt(main, group, &mut claims);
+        }
+    });
 }
 
 /// `peer.init` of a wrapped group: fresh verdicts first, then the balancer, then the breaker around it.
@@ -253,6 +260,7 @@ unsafe extern "C" fn init_peer(
         let rc = unsafe { init(r, us) };
         if rc == OK {
             breaker::peer::wrap(request, group);
+            traffic::wrap(request, group);
         }
         rc
     })

@@ -241,6 +241,13 @@ pub fn drain() {
     }
 }
 
+/// Has the servers of groups that have changed found anew soon.
+pub fn hurry() {
+    if let Some(worker) = current() {
+        worker.health.hurry();
+    }
+}
+
 /// Whether this worker still starts probes: a leaving one leaves them to its successor.
 pub fn may_probe() -> bool {
     !exiting()

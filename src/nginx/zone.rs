@@ -42,6 +42,16 @@ struct Inner<C: Contents> {
     pool: Cell<*mut sys::ngx_slab_pool_t>,
 }
 
+/// The mutex of a zone, held. Should this process die, the master lets go of it.
+struct Held(*mut sys::ngx_slab_pool_t);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // SAFETY: whoever made it holds the mutex of a pool that is mapped as long as its zone is.
+        unsafe { sys::ngx_shmtx_unlock(&raw mut (*self.0).mutex) }
+    }
+}
+
 /// nginx's own minimum for zones that hold a slab pool: eight pages.
 pub fn min_size() -> usize {
     // SAFETY: a plain integer nginx sets at start.
@@ -90,20 +100,24 @@ impl<C: Contents> Zone<C> {
         self.0.contents.get()
     }
 
-    /// Holds the zone's mutex, which nginx takes from a process that dies, while `f` runs: for what processes must not
-    /// do at the same time, never on the way of a request. `f` must not panic.
+    /// Calls `f` while no other process of the host is in here. `None`: nginx has not mapped the zone. Never on a
+    /// request's way.
     pub fn locked<T>(&self, f: impl FnOnce(&C) -> T) -> Option<T> {
-        struct Unlock(*mut sys::ngx_slab_pool_t);
-        impl Drop for Unlock {
-            fn drop(&mut self) {
-                // SAFETY: the lock of this pool was taken below.
-                unsafe { sys::ngx_shmtx_unlock(&raw mut (*self.0).mutex) }
-            }
-        }
         let contents = self.get()?;
-        // SAFETY: `settle` noted the zone's slab pool, mapped as long as the cycle.
+        // SAFETY: a zone with contents has its pool, whose mutex nginx set up.
         unsafe { sys::ngx_shmtx_lock(&raw mut (*self.0.pool.get()).mutex) };
-        let _unlock = Unlock(self.0.pool.get());
+        let _held = Held(self.0.pool.get());
+        Some(f(contents))
+    }
+
+    /// As [`Self::locked`], but `None` also when another process is: one that is stopped stops nobody else.
+    pub fn locked_now<T>(&self, f: impl FnOnce(&C) -> T) -> Option<T> {
+        let contents = self.get()?;
+        // SAFETY: as in `locked`.
+        if unsafe { sys::ngx_shmtx_trylock(&raw mut (*self.0.pool.get()).mutex) } == 0 {
+            return None;
+        }
+        let _held = Held(self.0.pool.get());
         Some(f(contents))
     }
 }

@@ -56,12 +56,16 @@ impl Call<'_> {
     }
 
     fn chosen<T: Serialize + ?Sized>(&self, document: &T, shape: Shape) -> Outcome {
-        let Some(fields) = self.query.fields() else { return Answer::document(200, document) };
-        let whole = serde_json::to_value(document).map_err(|_| Failure::internal("document not written"))?;
-        Answer::document(200, &fields.apply(whole, shape))
+        let answer = Answer::document(200, document)?;
+        Ok(match (self.query.fields(), answer) {
+            (Some(fields), Answer::Document(status, whole)) => {
+                Answer::Document(status, fields.apply(&whole, shape))
+            }
+            (_, answer) => answer,
+        })
     }
 
-    /// A segment of the path as text, for names; what is not UTF-8 becomes U+FFFD, as it does in documents.
+    /// A segment of the path as text, for names.
     pub fn name(&self, at: usize) -> String {
         self.path.get(at).map(|segment| text(segment)).unwrap_or_default()
     }

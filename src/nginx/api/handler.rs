@@ -90,7 +90,7 @@ fn permitted(request: &Request, method: Method) -> Result<(), Failure> {
     if method.is_safe() {
         return Ok(());
     }
-    if method == Method::Other || !request.loc_conf().api.may_write() || !request.is_main() {
+    if !request.loc_conf().api.may_write() || !request.is_main() {
         return Err(Failure::method("GET, HEAD"));
     }
     let header = |name| request.header_in(name);

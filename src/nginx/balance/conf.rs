@@ -2,6 +2,7 @@
 
 use core::cell::Cell;
 use core::ffi::c_char;
+use std::rc::Rc;
 
 use nginx_sys as sys;
 
@@ -67,7 +68,7 @@ impl GroupConf {
 
     /// Which line each of `servers` comes from. The core makes its peers in the order of the lines, one for each
     /// address; those that DNS found stand at the end and are known by the text of their line.
-    pub fn lines_of(&self, us: Upstream, servers: &[Server]) -> Vec<Option<&Line>> {
+    pub fn lines_of(&self, us: Upstream, servers: &[Rc<Server>]) -> Vec<Option<&Line>> {
         // SAFETY: an explicit group of the cycle being set up; `servers` is an array the core built.
         let written = unsafe {
             if (*us).servers.is_null() {
@@ -82,8 +83,8 @@ impl GroupConf {
             fixed.flat_map(|at| core::iter::repeat_n(at, written[at].naddrs))
         };
         let mut expected = [in_order(Role::Primary), in_order(Role::Backup)];
-        let find = |server: &Server| {
-            let is = |at: &usize| written[*at].name.to_string() == server.text();
+        let find = |server: &Rc<Server>| {
+            let is = |at: &usize| written[*at].name.to_string() == server.line();
             let next = expected[usize::from(server.role == Role::Backup)].next().filter(is);
             let at = next.or_else(|| numbers(server.role).find(is))?;
             self.lines.iter().find(|line| line.at == at)

@@ -197,7 +197,7 @@ fn picker(
             return None;
         }
         let (saved, mask) = core::slice::from_raw_parts(memory, 2 * words).split_at(words);
-        Some(Picker { data, primaries, members: group.health.members(), saved, mask })
+        Some(Picker { data, primaries, group, saved, mask })
     }
 }
 
@@ -237,7 +237,7 @@ impl Wrap {
             if let Some(sticky) = &self.conf.sticky
                 && let Some(member) = self.picker.current()
             {
-                sticky::chosen(Request::from_ptr(self.request), sticky, &member.tuning);
+                sticky::chosen(Request::from_ptr(self.request), sticky, member);
             }
         }
     }

@@ -27,6 +27,8 @@ pub struct Tuning {
     drain: bool,
     /// What names it in cookies and routes.
     pub id: String,
+    /// `route` in the configuration.
+    routed: bool,
     /// The same as a number, never 0.
     pub hash: u64,
     /// What all workers know of it.
@@ -38,14 +40,21 @@ impl Tuning {
     pub fn new(line: Option<&conf::Line>, server: &Server, words: Option<&'static Words>) -> Self {
         let route = line.and_then(|line| line.route.clone());
         // An address is nobody's business; its hash is the same on every gateway.
+        let routed = route.is_some();
         let id = route.unwrap_or_else(|| KeyHash::new(server.name.as_bytes()).to_string());
         Self {
             slow_start: line.map_or(0, |line| line.slow_start),
             drain: line.is_some_and(|line| line.drain),
             hash: hash(id.as_bytes()),
             id,
+            routed,
             words,
         }
+    }
+
+    /// Its `route`; empty without.
+    pub fn route(&self) -> &str {
+        if self.routed { &self.id } else { "" }
     }
 
     /// Whether it gets bound sessions only.

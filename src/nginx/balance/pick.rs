@@ -4,11 +4,13 @@
 //! bit is set in `tried`. What it would test of a peer is tested here in the same way and under the same lock.
 
 use core::cell::Cell;
+use std::rc::Rc;
 
 use nginx_sys as sys;
 
 use super::super::health::{DEGRADED, DRAINING, Member, Peers, Role, each};
 use super::super::sys::{PeersLock, hold, now, outdated};
+use super::super::upstream::Group;
 use crate::policy::Millis;
 use crate::policy::balance::{FULL, earned, share};
 
@@ -22,7 +24,7 @@ const BITS: usize = usize::BITS as usize;
 pub struct Picker<'c> {
     pub data: Data,
     pub primaries: Peers,
-    pub members: &'c [Member],
+    pub group: &'c Group,
     /// `tried` of the primary servers before the balancer looked at it, and the servers that warm up and had to
     /// stand back: a bit each, as many words as `tried` has.
     pub saved: &'c [Cell<usize>],
@@ -141,11 +143,12 @@ impl<'c> Picker<'c> {
 
     unsafe fn weigh(&self, list: Peers, moment: Moment) -> Crowd {
         let mut crowd = Crowd::default();
+        let members = self.group.health.members();
         self.mask.iter().for_each(|word| word.set(0));
         // SAFETY: the caller vouches for `list`. Nothing between lock and unlock allocates, logs or panics.
         unsafe {
             let _lock = PeersLock::write(list);
-            each(list, self.role(list), self.members, |peer, at, member| {
+            each(list, self.role(list), &members, |peer, at, member| {
                 notice(list, peer, member, moment);
                 if self.may_take(peer, at, moment) {
                     crowd.add((*peer).weight.unsigned_abs() as u64, warmth(list, peer, member, moment));
@@ -154,7 +157,7 @@ impl<'c> Picker<'c> {
             if !crowd.differ {
                 return crowd;
             }
-            each(list, self.role(list), self.members, |peer, at, member| {
+            each(list, self.role(list), &members, |peer, at, member| {
                 let its = warmth(list, peer, member, moment);
                 let (Some(words), Some(word)) =
                     (member.and_then(|member| member.tuning.words), self.mask.get(at / BITS))
@@ -178,7 +181,7 @@ impl<'c> Picker<'c> {
         unsafe {
             let (list, peer) = ((*self.data).peers, (*self.data).current);
             let Some(member) = self.current() else { return };
-            if warmth(list, peer, Some(member), Moment::now()) < masked.warmest
+            if warmth(list, peer, Some(&member), Moment::now()) < masked.warmest
                 && let Some(words) = member.tuning.words
             {
                 words.spend();
@@ -187,15 +190,16 @@ impl<'c> Picker<'c> {
     }
 
     /// The server chosen last.
-    pub unsafe fn current(&self) -> Option<&'c Member> {
+    pub unsafe fn current(&self) -> Option<Rc<Member>> {
+        let members = self.group.health.members();
         let mut found = None;
         // SAFETY: as in `spend`; the list is only walked under its lock.
         unsafe {
             let (list, current) = ((*self.data).peers, (*self.data).current);
             let _lock = PeersLock::write(list);
-            each(list, self.role(list), self.members, |peer, _, member| {
+            each(list, self.role(list), &members, |peer, _, member| {
                 if core::ptr::eq(peer, current) {
-                    found = member;
+                    found = member.cloned();
                 }
             });
         }
@@ -248,13 +252,14 @@ impl<'c> Picker<'c> {
         accept: impl Fn(&Member, usize) -> bool,
     ) -> (bool, bool) {
         let moment = Moment::now();
+        let members = self.group.health.members();
         let mut best: Option<(Peer, usize)> = None;
         let mut others = false;
         // SAFETY: the caller vouches for `data`; under the list's lock its peers stay.
         unsafe {
             let list = (*self.data).peers;
             let _lock = PeersLock::write(list);
-            each(list, self.role(list), self.members, |peer, at, member| {
+            each(list, self.role(list), &members, |peer, at, member| {
                 others |= self.may_take(peer, at, moment);
                 let right = member.is_some_and(|member| accept(member, (*peer).down));
                 if right && self.is_free(peer, at, moment) {
@@ -348,7 +353,7 @@ unsafe fn is_aside(peer: Peer, moment: Moment) -> bool {
 /// Sees a peer become available again that the core had put aside. The core has two fields for slow start that it does
 /// not use: the first says here that the peer was aside; the second, in a group without a zone, whose workers each have
 /// their own view, since when it is back.
-unsafe fn notice(list: Peers, peer: Peer, member: Option<&Member>, moment: Moment) {
+unsafe fn notice(list: Peers, peer: Peer, member: Option<&Rc<Member>>, moment: Moment) {
     let Some(tuning) = member.map(|member| &member.tuning).filter(|tuning| tuning.slow_start > 0) else {
         return;
     };
@@ -368,7 +373,7 @@ unsafe fn notice(list: Peers, peer: Peer, member: Option<&Member>, moment: Momen
 }
 
 /// The part of its share that a peer gets now.
-unsafe fn warmth(list: Peers, peer: Peer, member: Option<&Member>, moment: Moment) -> u32 {
+unsafe fn warmth(list: Peers, peer: Peer, member: Option<&Rc<Member>>, moment: Moment) -> u32 {
     let Some(tuning) = member.map(|member| &member.tuning).filter(|tuning| tuning.slow_start > 0) else {
         return FULL;
     };

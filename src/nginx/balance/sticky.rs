@@ -1,11 +1,13 @@
 //! Sticky sessions: which server a request is bound to, and how the client or we remember it.
 
-use core::cell::Cell;
+use core::cell::RefCell;
+use std::rc::Rc;
 
 use nginx_sys as sys;
 
 use super::super::cf::{ComplexValue, ConfError, Directive, Param, Result, parse_size, set_once};
 use super::super::conf::SrvConf;
+use super::super::health::Member;
 use super::super::request::Request;
 use super::super::sys::{mono, now};
 use super::super::zone::{Contents, Zone, min_size};
@@ -66,14 +68,14 @@ impl Contents for Table {
 }
 
 /// The server that serves a request of a sticky group, in the request's context.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct Chosen {
     sticky: &'static Sticky,
-    tuning: &'static Tuning,
+    member: Rc<Member>,
 }
 
 /// What a request remembers of its session.
-pub type Session = Cell<Option<Chosen>>;
+pub type Session = RefCell<Option<Chosen>>;
 
 /// `sticky cookie …`, `sticky route …`, `sticky learn …`
 pub fn sticky(directive: &Directive, conf: &mut SrvConf) -> Result {
@@ -237,9 +239,9 @@ fn key(session: &[u8]) -> [u64; 2] {
 }
 
 /// A server of a sticky group has been chosen for a request.
-pub fn chosen(request: &Request, sticky: &'static Sticky, tuning: &'static Tuning) {
+pub fn chosen(request: &Request, sticky: &'static Sticky, member: Rc<Member>) {
     if let Some(ctx) = request.ctx_or_new() {
-        ctx.session.set(Some(Chosen { sticky, tuning }));
+        ctx.session.replace(Some(Chosen { sticky, member }));
     }
 }
 
@@ -247,17 +249,18 @@ pub fn chosen(request: &Request, sticky: &'static Sticky, tuning: &'static Tunin
 pub fn done(request: &Request, sticky: &Sticky, succeeded: bool) {
     let Some(ctx) = request.ctx() else { return };
     if !succeeded {
-        ctx.session.set(None);
-    } else if let (Sticky::Learn(learn), Some(chosen)) = (sticky, ctx.session.get()) {
-        learn.create(request, chosen.tuning);
+        ctx.session.take();
+    } else if let (Sticky::Learn(learn), Some(chosen)) = (sticky, &*ctx.session.borrow()) {
+        learn.create(request, &chosen.member.tuning);
     }
 }
 
 /// The response header is about to be sent.
-pub fn header_sent(request: &Request, chosen: Chosen) {
+pub fn header_sent(request: &Request, chosen: &Chosen) {
+    let tuning = &chosen.member.tuning;
     match chosen.sticky {
-        Sticky::Cookie(conf) => conf.set(request, &chosen.tuning.id),
-        Sticky::Learn(learn) if learn.header => learn.create(request, chosen.tuning),
+        Sticky::Cookie(conf) => conf.set(request, &tuning.id),
+        Sticky::Learn(learn) if learn.header => learn.create(request, tuning),
         Sticky::Learn(_) | Sticky::Route(_) => {}
     }
 }

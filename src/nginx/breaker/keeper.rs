@@ -7,7 +7,7 @@ use super::super::conf::MainConf;
 use super::super::sys::{exiting, mono, worker_index};
 use super::super::timer::Timer;
 use super::super::worker;
-use super::gates;
+use super::{each_gate, has_gates};
 use crate::policy::Millis;
 
 const PERIOD: Millis = 1_000;
@@ -25,13 +25,11 @@ impl Keeper {
         let Some(store) = conf.upstreams.store() else { return keeper };
         let index = worker_index();
         if store.enter(usize::from(index), conf.health.generation.get()) {
-            for gate in gates(conf) {
-                gate.breaker.reclaim(index);
-            }
+            each_gate(conf, |gate| gate.breaker.reclaim(index));
             // Servers whose permits these were may be picked again.
             store.note_change();
         }
-        if index == 0 && gates(conf).next().is_some() {
+        if index == 0 && has_gates(conf) {
             keeper.timer.arm(PERIOD);
         }
         keeper
@@ -41,7 +39,7 @@ impl Keeper {
 fn tick() {
     let Some(worker) = worker::current() else { return };
     let mut changed = false;
-    for gate in gates(worker.conf) {
+    each_gate(worker.conf, |gate| {
         let made = gate.breaker.housekeep(&gate.settings, mono());
         let over = gate.breaker.lapse(mono());
         changed |= made.is_some() || over.is_some();
@@ -49,7 +47,7 @@ fn tick() {
         if over.is_some() {
             gate.tell(None, 0);
         }
-    }
+    });
     if let Some(store) = worker.conf.upstreams.store().filter(|_| changed) {
         store.note_change();
     }

@@ -8,6 +8,7 @@
 //! The breaker of a server is asked for each attempt, after the balancer's pick, and judges each ([`servers`]).
 
 pub mod conf;
+mod gate;
 mod keeper;
 #[allow(dead_code, reason = "for the API, which is to come")]
 pub mod operator;
@@ -19,23 +20,24 @@ mod target;
 pub mod variables;
 mod words;
 
-use core::cell::{Cell, OnceCell};
+use core::cell::OnceCell;
+use std::rc::Rc;
 
 use nginx_sys as sys;
 
 use super::conf::MainConf;
 use super::context::Context;
-use super::log::{self, Level};
+use super::health::Server;
 use super::request::Request;
 use super::sys::{DECLINED, mono, worker_index};
 use super::upstream::{Group, conf_of};
 use crate::policy::Millis;
-use crate::policy::breaker::{Failure, Outcome, Settings, State, Transition, Via};
-use crate::policy::limit::KeyHash;
-use crate::shared::breaker::{Admission, Breaker, Caller, Detailed, Probed, Report, Token, View};
-use crate::shared::upstream::Store;
+use crate::policy::breaker::{Failure, Outcome, Transition, Via};
+use crate::shared::breaker::{Probed, Token};
+use crate::shared::upstream::Claims;
 
 pub use conf::{Conf, Failing, GroupConf, LocConf};
+pub use gate::Gate;
 pub use keeper::Keeper;
 
 /// What a group knows of its breakers, once the zone is mapped.
@@ -66,25 +68,23 @@ impl GroupState {
         self.failing.get().unwrap_or(&Failing::DEFAULT)
     }
 
-    fn gates(&self) -> impl Iterator<Item = &Gate> {
-        self.gate.get().into_iter().chain(self.servers().into_iter().flat_map(servers::Servers::gates))
+    fn each_gate(&self, see: &mut dyn FnMut(&Gate)) {
+        self.gate.get().into_iter().for_each(&mut *see);
+        let members = self.servers().map(servers::Servers::members).unwrap_or_default();
+        members.iter().flatten().for_each(|member| see(&member.gate));
     }
 }
 
-/// All breakers of a configuration.
-fn gates(conf: &MainConf) -> impl Iterator<Item = &Gate> {
-    let groups = conf.upstreams.groups.iter().flat_map(|group| group.breaker.gates());
-    groups.chain(conf.breaker.routes.iter().filter_map(|route| route.gate.get()))
+/// Calls `see` with each breaker of a configuration.
+fn each_gate(conf: &MainConf, mut see: impl FnMut(&Gate)) {
+    conf.upstreams.groups.iter().for_each(|group| group.breaker.each_gate(&mut see));
+    conf.breaker.routes.iter().filter_map(|route| route.gate.get()).for_each(see);
 }
 
-/// One breaker: the record all workers share, and what this cycle's configuration makes of it.
-pub struct Gate {
-    /// For the log: `upstream "api"` and the like.
-    name: String,
-    settings: Settings,
-    breaker: &'static Breaker,
-    /// When this process last said that a trip was suppressed.
-    said: Cell<Option<Millis>>,
+/// Whether a configuration has any breaker, or may come to have one.
+fn has_gates(conf: &MainConf) -> bool {
+    let its = |group: &Group| group.breaker.gate.get().is_some() || group.breaker.servers().is_some();
+    conf.upstreams.groups.iter().any(its) || conf.breaker.has_routes()
 }
 
 /// A breaker, and what it takes for a failure.
@@ -92,115 +92,6 @@ pub struct Gate {
 pub struct Guard<'c> {
     gate: &'c Gate,
     failing: &'c Failing,
-}
-
-impl Gate {
-    /// Finds the record of `name` in the zone. The key says what it is about, so the state survives a reload,
-    /// whatever moved.
-    fn adopt(store: &Store, name: String, key: &str, settings: Settings) -> Option<Self> {
-        let (high, low) = KeyHash::new(format!("breaker\0{key}").as_bytes()).as_u64s();
-        match store.breaker([high, low]) {
-            Ok((index, _)) => match store.breaker_at(index) {
-                Some(breaker) => return Some(Self { name, settings, breaker, said: Cell::new(None) }),
-                None => log::cycle(Level::Alert, format_args!("no circuit breaker for {name}")),
-            },
-            Err(full) => log::cycle(
-                Level::Alert,
-                format_args!("no circuit breaker for {name}: {full}, raise \"sluice_zone\""),
-            ),
-        }
-        None
-    }
-
-    /// May this request pass? Takes a permit if it must.
-    fn admit(&self, request: &Request) -> Result<Token, Millis> {
-        let may_test = match self.settings.via {
-            Via::Traffic => true,
-            Via::Safe => request.is_safe(),
-            Via::Probe => false,
-        };
-        let caller = Caller { worker: worker_index(), may_test };
-        let (admission, made) = self.breaker.admit(&self.settings, mono(), caller);
-        self.say(Some(request), made);
-        match admission {
-            Admission::Allow(token) => Ok(token),
-            Admission::Reject { retry_after } => Err(retry_after),
-        }
-    }
-
-    /// What it is set to, how it stands, and the milliseconds until it is worth trying again.
-    pub fn shown(&self) -> (&Settings, View, Millis) {
-        let view = self.breaker.view(&self.settings, mono());
-        let closed = view.forced.is_none() && view.state == State::Closed;
-        let patience = if closed || view.retry_after == 0 { 0 } else { self.patience(view.retry_after) };
-        (&self.settings, view, patience)
-    }
-
-    /// What only the metrics tell apart.
-    pub fn details(&self) -> Detailed {
-        self.breaker.details(mono())
-    }
-
-    /// What [`Breaker::peek`] says.
-    fn peek(&self) -> Result<(), Millis> {
-        self.breaker.peek(&self.settings, mono())
-    }
-
-    fn record(&self, request: &Request, token: Token, outcome: Outcome, slow: bool) {
-        let made = self.breaker.record(&self.settings, mono(), token, self.report(outcome, slow));
-        self.say(Some(request), made);
-    }
-
-    fn report(&self, outcome: Outcome, slow: bool) -> Report {
-        let random = if self.settings.jitter > 0 { random() } else { 0 };
-        Report { outcome, slow, random, may_open: true }
-    }
-
-    /// What clients are told to wait. A test request under way holds its permit for a `lease` at most, but its
-    /// result is what counts: if bad, the next test comes after `open`. That is also what is said when only the
-    /// operator knows.
-    fn patience(&self, retry_after: Millis) -> Millis {
-        let usual = self.settings.open;
-        match retry_after {
-            0 => usual,
-            _ if self.breaker.is_testing(mono()) => retry_after.min(usual),
-            _ => retry_after,
-        }
-    }
-
-    fn say(&self, request: Option<&Request>, transition: Option<Transition>) {
-        let Some(transition) = transition else { return };
-        if transition.suppressed && self.has_just_said() {
-            return;
-        }
-        let worse = transition.to == State::Open || transition.suppressed;
-        let level = if worse { Level::Warn } else { Level::Notice };
-        let dry_run = self.breaker.is_dry(&self.settings, mono());
-        let line = words::Line { name: &self.name, dry_run, transition };
-        match request {
-            Some(request) => request.log(level, format_args!("{line}")),
-            None => log::cycle(level, format_args!("{line}")),
-        }
-    }
-}
-
-impl Gate {
-    /// A server that fails but has to stay trips again and again: one line per window is enough.
-    fn has_just_said(&self) -> bool {
-        let now = mono();
-        let just = self.said.get().is_some_and(|said| now.saturating_sub(said) < self.settings.window);
-        if !just {
-            self.said.set(Some(now));
-        }
-        just
-    }
-}
-
-/// Uniform but for the lowest bit.
-fn random() -> u32 {
-    // SAFETY: no memory is involved; nginx seeds the generator per worker.
-    let bits = unsafe { sys::random() };
-    (bits as u32) << 1
 }
 
 /// The admissions of one request that have yet to be given back.
@@ -268,18 +159,18 @@ impl Passage {
 }
 
 /// Ties the breakers of routes to their records.
-pub fn adopt_routes(main: &'static MainConf, store: &Store) {
+pub fn adopt_routes(main: &MainConf, claims: &mut Claims<'_>) {
     for route in &main.breaker.routes {
         let (name, key) = (format!("route \"{}\"", route.name), format!("route {}", route.name));
-        if let Some(gate) = Gate::adopt(store, name, &key, route.settings) {
+        if let Some(gate) = Gate::adopt(claims, name, &key, route.settings) {
             // Once per cycle: the cell is empty.
             let _ = route.gate.set(gate);
         }
     }
 }
 
-/// Ties a group and its servers to their records.
-pub fn adopt(group: &Group, store: &Store) {
+/// Ties a group to its record, and says whether its `servers` will have breakers.
+pub fn adopt(group: &Group, claims: &mut Claims<'_>, servers: Option<&[Rc<Server>]>) {
     // SAFETY: groups are of the cycle being set up; `conf_of` knows those without a configuration.
     let Some(conf) = (unsafe { conf_of(group.upstream) }) else { return };
     let its = &group.breaker;
@@ -287,11 +178,11 @@ pub fn adopt(group: &Group, store: &Store) {
     let _ = its.failing.set(conf.breaker.failing.unwrap_or(Failing::DEFAULT));
     if let Some(settings) = conf.breaker.settings {
         let (name, key) = (format!("upstream \"{}\"", group.name), format!("upstream {}", group.name));
-        if let Some(gate) = Gate::adopt(store, name, &key, settings) {
+        if let Some(gate) = Gate::adopt(claims, name, &key, settings) {
             let _ = its.gate.set(gate);
         }
     }
-    if let Some(servers) = conf.breaker.peers.and_then(|settings| servers::adopt(group, store, settings)) {
+    if let Some(servers) = conf.breaker.peers.and_then(|settings| servers::adopt(group, servers, settings)) {
         let _ = its.servers.set(servers);
     }
 }
@@ -422,7 +313,8 @@ pub fn checked(conf: &MainConf, group: &Group, checked: &Checked) {
         probe(gate, checked.group_is_good);
     }
     let Some(servers) = group.breaker.servers() else { return };
-    let made = servers.gate(checked.server).map_or([None; 2], |gate| probe(gate, checked.server_is_good));
+    let member = servers.member(checked.server);
+    let made = member.map_or([None; 2], |member| probe(&member.gate, checked.server_is_good));
     if made.iter().flatten().any(Transition::readmits) {
         group.health.readmit(checked.server);
     }

@@ -27,8 +27,9 @@ pub struct Report {
 
 /// `None`: there is no such breaker.
 pub fn view(conf: &MainConf, at: At<'_>) -> Option<Report> {
-    let gate = find(conf, at)?;
-    Some(Report { view: gate.breaker.view(&gate.settings, mono()), settings: gate.settings })
+    let report =
+        |gate: &Gate| Report { view: gate.breaker.view(&gate.settings, mono()), settings: gate.settings };
+    find(conf, at, report)
 }
 
 /// Puts an override on a breaker for `ttl` milliseconds (0: until it is taken off), or takes it off. Says so in the
@@ -40,29 +41,37 @@ pub fn force(
     ttl: Millis,
     request: Option<&Request>,
 ) -> bool {
-    let Some(gate) = find(conf, at) else { return false };
     // A dry run over a breaker that is configured so is one all the same.
     let until = if ttl == 0 { 0 } else { mono().saturating_add(ttl) };
-    gate.breaker.force(forced, until);
-    gate.tell(request, ttl);
-    changed(conf, at, None);
-    true
+    let there = find(conf, at, |gate| {
+        gate.breaker.force(forced, until);
+        gate.tell(request, ttl);
+    });
+    if there.is_some() {
+        changed(conf, at, None);
+    }
+    there.is_some()
 }
 
 /// Closes a breaker and forgets: no failures, no attempts, no override. False: there is no such breaker.
 pub fn reset(conf: &MainConf, at: At<'_>, request: Option<&Request>) -> bool {
-    let Some(gate) = find(conf, at) else { return false };
-    let made = gate.breaker.reset(mono());
-    gate.say(request, made);
-    changed(conf, at, made);
-    true
+    let made = find(conf, at, |gate| {
+        let made = gate.breaker.reset(mono());
+        gate.say(request, made);
+        made
+    });
+    if let Some(made) = made {
+        changed(conf, at, made);
+    }
+    made.is_some()
 }
 
-fn find<'c>(conf: &'c MainConf, at: At<'c>) -> Option<&'c Gate> {
+/// `None`: there is no such breaker.
+fn find<T>(conf: &MainConf, at: At<'_>, see: impl FnOnce(&Gate) -> T) -> Option<T> {
     match at {
-        At::Route(name) => conf.breaker.routes.iter().find(|route| route.name == name)?.gate.get(),
-        At::Upstream(group) => group.breaker.gate.get(),
-        At::Server(group, number) => group.breaker.servers()?.gate(number),
+        At::Route(name) => conf.breaker.routes.iter().find(|route| route.name == name)?.gate.get().map(see),
+        At::Upstream(group) => group.breaker.gate.get().map(see),
+        At::Server(group, number) => group.breaker.servers()?.member(number).map(|member| see(&member.gate)),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use core::cell::Cell;
 use core::ffi::c_void;
+use std::rc::Rc;
 
 use nginx_sys as sys;
 
@@ -15,7 +16,8 @@ use super::{Gate, Guard, Scope, enter_all, outcome, refusal, target};
 use crate::policy::breaker::{Failure, Outcome};
 use crate::shared::breaker::Token;
 
-/// One request's way to one upstream, in the request's pool. It needs no drop.
+/// One request's way to one upstream, in the request's pool. Nobody drops it: the attempt, which would need it, is over
+/// when the core is done with the upstream.
 pub struct Peer {
     pub(super) request: *mut sys::ngx_http_request_t,
     group: &'static Group,
@@ -38,7 +40,7 @@ pub struct Peer {
     pub(super) finalize: Finalize,
 }
 
-type Attempt = (&'static Member, Token);
+type Attempt = (Rc<Member>, Token);
 type Finalize = Option<unsafe extern "C" fn(*mut sys::ngx_http_request_t, sys::ngx_int_t)>;
 
 /// Puts ourselves around what the group's balancer has just set up for `request`.
@@ -113,10 +115,10 @@ impl Peer {
     unsafe fn board(&self, pc: *const sys::ngx_peer_connection_t) -> bool {
         let Some(servers) = self.servers() else { return true };
         // SAFETY: nginx passed `pc` to `get`; `name` is only compared.
-        let Some(member) = servers.find(unsafe { (*pc).name }) else { return true };
+        let Some(member) = servers.named(unsafe { (*pc).name }) else { return true };
         let request = self.request();
         if !request.is_main() {
-            return servers.ignored(member) || member.gate.peek().is_ok();
+            return servers.ignored(&member) || member.gate.peek().is_ok();
         }
         match member.gate.admit(request) {
             Ok(token) => {
@@ -126,7 +128,7 @@ impl Peer {
                 }
                 true
             }
-            Err(_) => servers.ignored(member),
+            Err(_) => servers.ignored(&member),
         }
     }
 
@@ -163,9 +165,9 @@ impl Peer {
             Some(outcome) => {
                 // SAFETY: an attempt is one of the live request's upstream.
                 let slow = unsafe { outcome::is_slow((*self.request).upstream, &member.gate.settings) };
-                let made = servers.record(request, member, token, outcome, slow);
+                let made = servers.record(request, &member, token, outcome, slow);
                 if let Some(number) =
-                    servers.number(member).filter(|_| made.is_some_and(|made| made.readmits()))
+                    servers.number(&member).filter(|_| made.is_some_and(|made| made.readmits()))
                 {
                     self.group.health.readmit(number);
                 }

@@ -5,41 +5,51 @@
 //! saves work, the breaker decides. Each process writes the bits afresh from the records when a state has changed or
 //! a time has come; and when nothing would be left to pick, it leaves them out.
 
-use core::cell::Cell;
+use core::cell::{Cell, RefCell};
 use core::ptr::{addr_of, null};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 
 use nginx_sys as sys;
 
 use super::super::conf::MainConf;
-use super::super::health;
-use super::super::health::peers::{self, DEGRADED, Peers, Server};
+use super::super::health::adopt::next;
+use super::super::health::peers::{self, CONFIGURED, DEGRADED, Peers};
+use super::super::health::{self, Server};
 use super::super::log::{self, Level};
 use super::super::request::Request;
 use super::super::sys::{PeersLock, mono};
 use super::super::upstream::Group;
+use super::super::{membership, worker};
 use super::Gate;
 use crate::policy::Millis;
 use crate::policy::breaker::{Forced, Outcome, Settings, State, Transition, may_eject};
 use crate::shared::breaker::{Bar, Token};
-use crate::shared::upstream::Store;
+use crate::shared::upstream::{Claims, Full};
 
 /// Our bit of `down`; those below are others' (see `health::peers`).
 const BROKEN: usize = 64;
 
+/// In the order of the group's lists; `None`: the zone had no room for its breaker. Requests keep those they have met: a
+/// list is never changed, another one takes its place.
+pub type Members = Rc<[Option<Rc<Member>>]>;
+
 /// A server and its breaker.
 pub struct Member {
-    server: Server,
+    server: Rc<Server>,
     pub gate: Gate,
     /// The name of its peer, which is where the core says whom it picked; null while it is not in the list.
     name: Cell<*const sys::ngx_str_t>,
     /// Nothing but its breaker could keep it from being picked.
     free: Cell<bool>,
+    /// `down`, by the configuration or an operator.
+    down: Cell<bool>,
 }
 
 /// The servers of a group with `scope=peer`.
 pub struct Servers {
-    members: Vec<Member>,
+    settings: Settings,
+    members: RefCell<Members>,
     /// As in `health::GroupState`.
     applied: Cell<u64>,
     listed: Cell<usize>,
@@ -51,35 +61,27 @@ pub struct Servers {
     ignored: Cell<bool>,
 }
 
-/// Ties the servers of a group to their breakers. In `init_module`.
-pub fn adopt(group: &Group, store: &Store, settings: Settings) -> Option<Servers> {
+/// Whether the servers of a group get breakers: warns if not. In `init_module`.
+pub fn adopt(group: &Group, servers: Option<&[Rc<Server>]>, settings: Settings) -> Option<Servers> {
     let name = &group.name;
-    let Some(servers) = peers::servers(group.upstream) else {
+    let Some(servers) = servers else {
         log::cycle(
             Level::Warn,
             format_args!("upstream \"{name}\" has a foreign balancer: no server is taken out"),
         );
         return None;
     };
-    if servers.len() < 2 && !peers::may_grow(group.upstream) {
+    if servers.len() < 2 && !peers::resolves(group.upstream) {
         log::cycle(Level::Warn, format_args!("upstream \"{name}\" has one server, which is never taken out"));
-        return None;
-    }
-    let mut seen: HashMap<String, usize> = HashMap::new();
-    let mut members = Vec::with_capacity(servers.len());
-    for server in servers {
-        let count = seen.entry(server.identity()).or_default();
-        let key = format!("peer {name}\0{}\0{count}", server.identity());
-        *count += 1;
-        let said = format!("server {} of upstream \"{name}\"", server.name);
-        // Its absence has been logged; the others' numbers must stay those of the lists.
-        let gate = Gate::adopt(store, said, &key, settings)?;
-        members.push(Member { server, gate, name: Cell::new(null()), free: Cell::new(false) });
+        if !peers::may_change(group.upstream) {
+            return None;
+        }
     }
     Some(Servers {
-        members,
-        applied: Cell::new(store.changes()),
-        listed: Cell::new(peers::changes(group.upstream)),
+        settings,
+        members: RefCell::default(),
+        applied: Cell::new(0),
+        listed: Cell::new(0),
         due: Cell::new(0),
         usable: Cell::new(0),
         ignored: Cell::new(false),
@@ -102,6 +104,9 @@ pub fn refresh(main: &MainConf, group: &Group) {
     }
     its.applied.set(changes);
     its.listed.set(listed);
+    if membership::is_behind(main, group) {
+        worker::hurry();
+    }
     // A cycle later the master may have given our records to others.
     if store.generation().wrapping_sub(main.health.generation.get()) <= 1 {
         its.put_into_force(group, now);
@@ -109,27 +114,63 @@ pub fn refresh(main: &MainConf, group: &Group) {
 }
 
 impl Servers {
-    pub fn gates(&self) -> impl Iterator<Item = &Gate> {
-        self.members.iter().map(|member| &member.gate)
+    /// Finds the breakers of `servers`, or claims them. The numbers of their records go to `kept`.
+    pub fn find(
+        &self,
+        group: &str,
+        (claims, owner): (&mut Claims<'_>, u64),
+        servers: &[Rc<Server>],
+        kept: &mut HashSet<usize>,
+        full: &mut Option<Full>,
+    ) {
+        let mut seen = HashMap::new();
+        let member = |server: &Rc<Server>| {
+            let count = next(&mut seen, &server.identity());
+            let key = format!("peer {group}\0{}\0{count}", server.identity());
+            let said = format!("server {} of upstream \"{group}\"", server.name);
+            let gate = Gate::claim((claims, owner), said, &key, self.settings);
+            let (gate, index) = gate.map_err(|reason| *full = Some(reason)).ok()?;
+            kept.insert(index);
+            let server = server.clone();
+            Some(Rc::new(Member {
+                server,
+                gate,
+                name: Cell::new(null()),
+                free: Cell::default(),
+                down: Cell::default(),
+            }))
+        };
+        *self.members.borrow_mut() = servers.iter().map(member).collect();
     }
 
-    /// The breaker of the server of this number in the order of the lists.
-    pub fn gate(&self, number: usize) -> Option<&Gate> {
-        self.members.get(number).map(|member| &member.gate)
+    /// All that were found last.
+    pub fn members(&self) -> Members {
+        self.members.borrow().clone()
+    }
+
+    /// The one of this number in the order of the lists.
+    pub fn member(&self, number: usize) -> Option<Rc<Member>> {
+        self.members.borrow().get(number)?.clone()
     }
 
     /// Whether the breaker of the server of this number is open, or half-open.
     pub fn is_out(&self, number: usize) -> bool {
-        self.gate(number).is_some_and(|gate| gate.breaker.is_out(&gate.settings, mono()))
+        let members = self.members.borrow();
+        let gate = members.get(number).and_then(Option::as_ref).map(|member| &member.gate);
+        gate.is_some_and(|gate| gate.breaker.is_out(&gate.settings, mono()))
     }
 
     pub fn len(&self) -> usize {
-        self.members.len()
+        self.members.borrow().len()
     }
 
     /// Whose name the core has been given.
-    pub fn find(&self, name: *const sys::ngx_str_t) -> Option<&Member> {
-        self.members.iter().find(|member| core::ptr::eq(member.name.get(), name)).filter(|_| !name.is_null())
+    pub fn named(&self, name: *const sys::ngx_str_t) -> Option<Rc<Member>> {
+        if name.is_null() {
+            return None;
+        }
+        let members = self.members.borrow();
+        members.iter().flatten().find(|member| core::ptr::eq(member.name.get(), name)).cloned()
     }
 
     /// Whether a server is picked whatever its breaker says, unless it is the operator who speaks.
@@ -173,13 +214,15 @@ impl Servers {
 
     /// Where a member stands in the order of the lists.
     pub fn number(&self, member: &Member) -> Option<usize> {
-        self.members.iter().position(|its| core::ptr::eq(its, member))
+        let members = self.members.borrow();
+        members.iter().position(|its| its.as_ref().is_some_and(|its| its.gate.is(&member.gate)))
     }
 
     /// Whether this one may be out beside those that are.
     fn may_eject(&self, gate: &Gate) -> bool {
-        let there = || self.members.iter().filter(|member| member.is_there());
-        let others = there().filter(|member| !core::ptr::eq(&raw const member.gate, gate));
+        let members = self.members();
+        let there = || members.iter().flatten().filter(|member| member.is_there());
+        let others = there().filter(|member| !member.gate.is(gate));
         let now = mono();
         let out = others.filter(|member| member.gate.breaker.is_out(&gate.settings, now)).count();
         may_eject(&gate.settings, out, there().count())
@@ -189,20 +232,22 @@ impl Servers {
     /// once, the later one writes what is true.
     fn put_into_force(&self, group: &Group, now: Millis) {
         let Some(lists) = peers::lists(group.upstream) else { return };
-        self.members.iter().for_each(|member| member.name.set(null()));
+        let members = self.members();
+        let all = || members.iter().flatten();
+        all().for_each(|member| member.name.set(null()));
         let mut seen = Seen { due: Millis::MAX, ..Seen::default() };
         let lists = || lists.iter().filter(|(_, list)| !list.is_null());
         for (role, list) in lists() {
-            let mut expected = self.members.iter().filter(|member| member.server.role == *role);
+            let mut expected = all().filter(|member| member.server.role == *role);
             // SAFETY: a live list of this process's cycle; nothing between lock and unlock allocates, logs or panics.
             unsafe {
                 let _lock = PeersLock::write(*list);
                 let mut peer = (**list).peer;
                 while !peer.is_null() {
                     // As a rule the list is as it was; servers found by DNS may have moved it.
-                    let is = |member: &&Member| member.server.is(peer) && member.name.get().is_null();
-                    let same = |member: &&Member| member.server.role == *role && is(member);
-                    let member = expected.next().filter(is).or_else(|| self.members.iter().find(same));
+                    let is = |member: &&Rc<Member>| member.server.is(peer) && member.name.get().is_null();
+                    let same = |member: &&Rc<Member>| member.server.role == *role && is(member);
+                    let member = expected.next().filter(is).or_else(|| all().find(same));
                     let forced = member.is_some_and(|member| member.is_forced_out(now));
                     let free = (*peer).down & !(BROKEN | DEGRADED) == 0 && !forced;
                     seen.count(free, member.map_or(Bar::None, |member| member.at(peer, free, now)), now);
@@ -213,27 +258,28 @@ impl Servers {
         let ignored = seen.barred > 0 && (seen.usable == 0 || group.health.panics_to_all());
         for (_, list) in lists() {
             // SAFETY: as above.
-            unsafe { self.mark(*list, ignored, now) };
+            unsafe { mark(*list, &members, ignored, now) };
         }
         self.ignored.set(ignored);
         self.usable.set(seen.usable + if ignored { seen.barred } else { 0 });
         self.due.set(seen.due);
     }
+}
 
-    /// # Safety
-    /// `list` must be a live list of this process's cycle.
-    unsafe fn mark(&self, list: Peers, ignored: bool, now: Millis) {
-        // SAFETY: the caller vouches for the list; nothing between lock and unlock allocates, logs or panics.
-        unsafe {
-            let _lock = PeersLock::write(list);
-            let mut peer = (*list).peer;
-            while !peer.is_null() {
-                let member = self.find(addr_of!((*peer).name));
-                let bar = |its: &Member| its.bar(now) != Bar::None && (!ignored || its.is_forced_out(now));
-                let barred = member.is_some_and(bar);
-                peers::mark(list, peer, BROKEN, if barred { BROKEN } else { 0 });
-                peer = (*peer).next;
-            }
+/// # Safety
+/// `list` must be a live list of this process's cycle.
+unsafe fn mark(list: Peers, members: &[Option<Rc<Member>>], ignored: bool, now: Millis) {
+    // SAFETY: the caller vouches for the list; nothing between lock and unlock allocates, logs or panics.
+    unsafe {
+        let _lock = PeersLock::write(list);
+        let mut peer = (*list).peer;
+        while !peer.is_null() {
+            let name = addr_of!((*peer).name);
+            let member = members.iter().flatten().find(|member| core::ptr::eq(member.name.get(), name));
+            let bar = |its: &Rc<Member>| its.bar(now) != Bar::None && (!ignored || its.is_forced_out(now));
+            let barred = member.is_some_and(bar);
+            peers::mark(list, peer, BROKEN, if barred { BROKEN } else { 0 });
+            peer = (*peer).next;
         }
     }
 }
@@ -281,12 +327,14 @@ impl Member {
     /// `peer` must be a live peer.
     unsafe fn at(&self, peer: *const sys::ngx_http_upstream_rr_peer_t, free: bool, now: Millis) -> Bar {
         // SAFETY: the caller vouches for the peer.
-        self.name.set(unsafe { addr_of!((*peer).name) });
+        let (name, down) = unsafe { (addr_of!((*peer).name), (*peer).down) };
+        self.name.set(name);
         self.free.set(free);
+        self.down.set(down & CONFIGURED != 0);
         self.bar(now)
     }
 
     fn is_there(&self) -> bool {
-        !self.name.get().is_null() && !self.server.configured_down
+        !self.name.get().is_null() && !self.down.get()
     }
 }

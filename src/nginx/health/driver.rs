@@ -4,20 +4,17 @@ use std::cell::{Cell, RefCell};
 
 use nginx_sys as sys;
 
-use super::super::conf::MainConf;
 use super::super::log::{self, Level};
-use super::super::sys::{Process, mono, process, worker_index, worker_processes};
+use super::super::sys::mono;
 use super::super::timer::Timer;
-use super::super::upstream::Group;
 use super::super::worker::{self, Worker};
-use super::super::{breaker, traffic};
-use super::conf::Check;
-use super::peers::{Member, Record};
+use super::super::{breaker, membership, traffic};
+use super::slots::{Flight, Slot, Slots, Subject};
 use crate::policy::Millis;
 use crate::policy::health::{Change, Condition, Probe as Said, State, apply, schedule};
 use crate::remote::Job;
 use crate::remote::probe::{Outcome, Report};
-use crate::shared::health::{Judgement, Lease, Probe, Prober};
+use crate::shared::health::{Judgement, Lease, Probe};
 
 /// How seldom and how often a worker looks for due probes.
 const TICK: core::ops::RangeInclusive<Millis> = 10..=1_000;
@@ -27,32 +24,11 @@ const LOST: Millis = 2_000;
 /// Probes of this worker.
 pub struct Driver {
     timer: Timer,
-    slots: RefCell<Vec<Slot>>,
+    slots: RefCell<Slots>,
+    /// The last number of a probe.
+    serial: Cell<u32>,
     /// There is no I/O thread: the probes fall to the other workers.
     mute: Cell<bool>,
-}
-
-/// One record, as this worker sees it.
-struct Slot {
-    at: Position,
-    me: Prober,
-    /// The first round's spread.
-    not_before: Millis,
-    /// How much later than its phase the last probe was due.
-    jitter: Millis,
-    /// Numbers of probes, so that a late report finds nobody.
-    serial: u32,
-    flight: Option<Flight>,
-    /// The last probe could not be made, and that has been logged.
-    stuck: bool,
-}
-
-/// Where a record is in the configuration.
-#[derive(Clone, Copy)]
-struct Position {
-    group: usize,
-    member: usize,
-    record: usize,
 }
 
 /// What a slot may do now.
@@ -71,52 +47,37 @@ impl Turn {
     }
 }
 
-struct Flight {
-    lease: Lease,
-    began: Millis,
-    lost_at: Millis,
-}
-
-/// All that a slot is about.
-struct Subject<'c> {
-    group: &'c Group,
-    member: &'c Member,
-    record: &'c Record,
-    check: &'c Check,
-}
-
-impl Position {
-    fn subject(self, conf: &MainConf) -> Option<Subject<'_>> {
-        let group = conf.upstreams.group(self.group)?;
-        let member = group.health.members().get(self.member)?;
-        let record = member.records.get(self.record)?;
-        Some(Subject { group, member, record, check: conf.health.checks.get(record.check)? })
-    }
-}
-
 impl Driver {
     pub fn new(log: *mut sys::ngx_log_t) -> Self {
-        Self { timer: Timer::new(tick, true, log), slots: RefCell::default(), mute: Cell::default() }
+        Self {
+            timer: Timer::new(tick, true, log),
+            slots: RefCell::default(),
+            serial: Cell::default(),
+            mute: Cell::default(),
+        }
     }
 
     /// Lists what may fall to this worker and starts the timer.
     pub fn start(&self, worker: &Worker) {
-        if worker.conf.health.is_empty() {
-            return;
-        }
-        *self.slots.borrow_mut() = slots(worker.conf);
-        if !self.slots.borrow().is_empty() {
+        self.slots.borrow_mut().fill(worker.conf);
+        let changes = worker.conf.upstreams.groups.iter().any(membership::may_change);
+        if changes || !self.slots.borrow().is_empty() {
             self.timer.arm(*TICK.start());
         }
+    }
+
+    /// Has the timer fire soon.
+    pub fn hurry(&self) {
+        self.timer.arm_within(*TICK.start());
     }
 
     /// The I/O thread has finished a probe.
     pub fn reported(&self, worker: &Worker, report: Report) {
         let (at, serial) = ((report.ticket & 0xffff_ffff) as usize, (report.ticket >> 32) as u32);
         let mut slots = self.slots.borrow_mut();
-        let Some(slot) = slots.get_mut(at).filter(|slot| slot.serial == serial) else { return };
-        let Some(flight) = slot.flight.take() else { return };
-        let Some(subject) = slot.at.subject(worker.conf) else { return };
+        let Some(slot) = slots.get_mut(at) else { return };
+        let Some(flight) = slot.flight.take_if(|flight| flight.serial == serial) else { return };
+        let subject = slot.subject.clone();
         let next = slot.next(&subject, &flight.lease, mono());
         let took = millis(report.elapsed);
         let outcome = match &subject.check.rules {
@@ -124,15 +85,17 @@ impl Driver {
             None => report.outcome,
         };
         let passed = passed(&outcome);
-        let place = (subject.member, subject.record);
-        traffic::probed(worker.conf, subject.group, place, (&outcome, took));
+        let (group, server) = (subject.group, &*subject.member.server);
+        let place = traffic::Place { group, number: subject.number, server, check: subject.check };
+        traffic::probed(worker.conf, place, &outcome, took);
         let booked = slot.book(&subject, &flight, outcome, next);
+        drop(slots);
         if let Some(passed) = passed {
-            breaker::checked(worker.conf, subject.group, &tested(&subject, slot.at.member, &flight, passed));
+            breaker::checked(worker.conf, subject.group, &tested(&subject, &flight, passed));
         }
         if let Some((change, reason)) = booked {
             announce(&subject, change, &reason);
-            traffic::changed(worker.conf, subject.group, place, change);
+            traffic::changed(worker.conf, place, change);
             // Before anybody hears of it.
             subject.member.recover(change, mono());
             if let Some(store) = worker.conf.upstreams.store() {
@@ -142,18 +105,35 @@ impl Driver {
         }
     }
 
+    /// Finds the servers anew of groups where some have come or left, then starts what is due; the milliseconds until
+    /// there may be something to do again.
+    fn turn(&self, worker: &Worker) -> Millis {
+        let mut again = *TICK.end();
+        for group in &worker.conf.upstreams.groups {
+            if !membership::is_behind(worker.conf, group) {
+                continue;
+            }
+            match membership::follow(worker.conf, group) {
+                true => self.slots.borrow_mut().follow(worker.conf, group),
+                false => again = *TICK.start(),
+            }
+        }
+        self.round(worker).min(again)
+    }
+
     /// Starts what is due; the milliseconds until something may be due again.
     fn round(&self, worker: &Worker) -> Millis {
         let now = mono();
         let mut sleep = *TICK.end();
-        for (number, slot) in self.slots.borrow_mut().iter_mut().enumerate() {
-            let Some(subject) = slot.at.subject(worker.conf) else { continue };
+        for (place, slot) in self.slots.borrow_mut().iter_mut() {
+            let subject = slot.subject.clone();
             if self.mute.get() || !subject.member.is_probed() {
                 continue;
             }
             let outcome = slot.turn(&subject, now);
             if let Turn::Go(lease) = outcome {
-                self.mute.set(!slot.launch(worker, &subject, number, lease, now));
+                self.serial.set(self.serial.get().wrapping_add(1));
+                self.mute.set(!slot.launch(worker, (place, self.serial.get()), lease, now));
             }
             sleep = sleep.min(outcome.wait(subject.check.interval));
         }
@@ -172,48 +152,14 @@ fn tick() {
     let current =
         conf.upstreams.store().is_some_and(|store| store.generation() == conf.health.generation.get());
     if worker::may_probe() {
-        let sleep = if current { worker.health.round(&worker) } else { *TICK.end() };
+        let sleep = if current { worker.health.turn(&worker) } else { *TICK.end() };
         worker.health.timer.arm(sleep);
-    }
-}
-
-/// A slot for each record, the first round spread out.
-fn slots(conf: &MainConf) -> Vec<Slot> {
-    let (generation, now) = (conf.health.generation.get(), mono());
-    let workers = if process() == Process::Single { 1 } else { worker_processes().max(1) };
-    let mut slots = Vec::new();
-    for (group, its) in conf.upstreams.groups.iter().enumerate() {
-        for (member, server) in its.health.members().iter().enumerate() {
-            for (record, place) in server.records.iter().enumerate() {
-                let preferred = place.index % workers == usize::from(worker_index());
-                slots.push(Slot {
-                    at: Position { group, member, record },
-                    me: Prober { worker: worker_index(), generation, preferred },
-                    not_before: now,
-                    jitter: 0,
-                    serial: 0,
-                    flight: None,
-                    stuck: false,
-                });
-            }
-        }
-    }
-    spread(&mut slots, conf, now);
-    slots
-}
-
-/// The first round.
-fn spread(slots: &mut [Slot], conf: &MainConf, now: Millis) {
-    let count = slots.len();
-    for (number, slot) in slots.iter_mut().enumerate() {
-        let interval = slot.at.subject(conf).map_or(0, |subject| subject.check.interval);
-        slot.not_before = now + schedule::first(number, count, interval);
     }
 }
 
 impl Slot {
     /// Takes the right to probe if it is time.
-    fn turn(&mut self, subject: &Subject<'_>, now: Millis) -> Turn {
+    fn turn(&mut self, subject: &Subject, now: Millis) -> Turn {
         let check = subject.check;
         if let Some(flight) = &self.flight {
             if now < flight.lost_at {
@@ -225,44 +171,37 @@ impl Slot {
         if now < self.not_before {
             return Turn::Wait(self.not_before - now);
         }
-        let due = subject.record.shared.due(self.me, now, check.interval);
+        let due = subject.shared.due(self.me, now, check.interval);
         if due > 0 {
             return Turn::Wait(due);
         }
-        let claimed = subject.record.shared.claim(self.me, now, check.interval, check.timeout);
+        let claimed = subject.shared.claim(self.me, now, check.interval, check.timeout);
         // Without the right: somebody else was quicker, or nobody had asked before.
         claimed.map_or(Turn::Wait(check.interval / 4), Turn::Go)
     }
 
     /// Sends the probe off. False if this worker cannot probe at all.
-    fn launch(
-        &mut self,
-        worker: &Worker,
-        subject: &Subject<'_>,
-        number: usize,
-        lease: Lease,
-        now: Millis,
-    ) -> bool {
-        self.serial = self.serial.wrapping_add(1);
+    fn launch(&mut self, worker: &Worker, (place, serial): (usize, u32), lease: Lease, now: Millis) -> bool {
+        let subject = &self.subject;
         let check = subject.check;
         let Some(((request, manner), target)) = check.probe.as_ref().zip(subject.member.target(check.port))
         else {
-            subject.record.shared.abandon(lease, now + check.interval);
+            subject.shared.abandon(lease, now + check.interval);
             return true;
         };
         let mut request = Box::new(request.clone());
-        request.ticket = u64::from(self.serial) << 32 | number as u64;
+        request.ticket = u64::from(serial) << 32 | place as u64;
         request.target = target;
         if worker.send(Job::Probe(request, manner.clone())) {
-            self.flight = Some(Flight { lease, began: now, lost_at: now + check.timeout + LOST });
+            self.flight = Some(Flight { serial, lease, began: now, lost_at: now + check.timeout + LOST });
             return true;
         }
-        subject.record.shared.abandon(lease, now);
+        subject.shared.abandon(lease, now);
         false
     }
 
     /// When the next probe is due, a random while after its turn, and how many were due meanwhile.
-    fn next(&mut self, subject: &Subject<'_>, lease: &Lease, now: Millis) -> (Millis, u64) {
+    fn next(&mut self, subject: &Subject, lease: &Lease, now: Millis) -> (Millis, u64) {
         let phase = lease.due.saturating_sub(self.jitter);
         let (turn, missed) = schedule::next(phase, subject.check.interval, now);
         self.jitter = random(subject.check.jitter);
@@ -272,7 +211,7 @@ impl Slot {
     /// Books the outcome; the change of the verdict it made, and why.
     fn book(
         &mut self,
-        subject: &Subject<'_>,
+        subject: &Subject,
         flight: &Flight,
         outcome: Outcome,
         (next, overdue): (Millis, u64),
@@ -289,14 +228,14 @@ impl Slot {
                         format_args!("cannot check server {server}: {reason}, upstream \"{group}\""),
                     );
                 }
-                subject.record.shared.abandon(flight.lease, next);
+                subject.shared.abandon(flight.lease, next);
                 return None;
             }
         };
         self.stuck = false;
         let mut change = None;
         let probe = Probe { now: mono(), passed: said != Said::Fail, next, overdue };
-        subject.record.shared.complete(flight.lease, probe, |bits| {
+        subject.shared.complete(flight.lease, probe, |bits| {
             let (state, changed) = apply(State::from_bits(bits), said, subject.check.thresholds);
             change = changed;
             let fell = changed.is_some_and(|change| change.to == Condition::Down);
@@ -317,15 +256,15 @@ const fn passed(outcome: &Outcome) -> Option<bool> {
 
 /// What a probe says to breakers. A pass counts once all checks of the server hold; a failure speaks for the group
 /// when no server of it is usable.
-fn tested(subject: &Subject<'_>, server: usize, flight: &Flight, passed: bool) -> breaker::Checked {
+fn tested(subject: &Subject, flight: &Flight, passed: bool) -> breaker::Checked {
     let server_is_good = if passed { subject.member.is_usable().then_some(true) } else { Some(false) };
-    let some_is = || subject.group.health.members().iter().any(Member::is_usable);
+    let some_is = || subject.group.health.members().iter().any(|member| member.is_usable());
     let group_is_good = if passed { server_is_good } else { (!some_is()).then_some(false) };
-    breaker::Checked { began: flight.began, server, server_is_good, group_is_good }
+    breaker::Checked { began: flight.began, server: subject.number, server_is_good, group_is_good }
 }
 
 /// One line for each change.
-fn announce(subject: &Subject<'_>, change: Change, reason: &str) {
+fn announce(subject: &Subject, change: Change, reason: &str) {
     let (server, group) = (&subject.member.server.name, &subject.group.name);
     match change.to {
         Condition::Up => {

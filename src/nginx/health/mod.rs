@@ -4,34 +4,37 @@
 //! the `down` field of the core's peers, of which some bits are ours; whoever learns of a new verdict writes them
 //! afresh from the records ([`peers::apply`]), each process before its next pick.
 
+pub mod adopt;
 pub mod conf;
+mod copy;
 mod driver;
 mod matching;
+mod member;
 pub mod peers;
 mod require;
+mod slots;
 mod tls;
 
-use core::cell::{Cell, OnceCell};
-use std::collections::HashMap;
+use core::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use nginx_sys as sys;
 
-use super::balance::{GroupConf, Tuning};
 use super::conf::MainConf;
 use super::log::{self, Level};
 use super::sys::mono;
+use super::traffic;
 use super::upstream::{Group, conf_of};
+use super::{membership, worker};
 use crate::policy::balance::{Mode, Outlook};
 use crate::policy::health::{Condition, Match, State};
-use crate::policy::limit::KeyHash;
-use crate::shared::balance::Server as Words;
 use crate::shared::health::Check as SharedCheck;
-use crate::shared::upstream::{Key, Store};
 
+pub use conf::Check;
 pub use driver::Driver;
-pub use peers::{DEGRADED, DRAINING, Member, Peers, Record, Role, Server, each, primaries};
+pub use member::{Member, Members, Record, Server};
+pub use peers::{DEGRADED, DRAINING, Peers, Role, each, primaries};
 
 /// All checks of the configuration.
 #[derive(Default)]
@@ -74,7 +77,9 @@ impl Conf {
 /// What a process knows of a group.
 #[derive(Default)]
 pub struct GroupState {
-    members: OnceCell<Vec<Member>>,
+    /// Whether its servers are looked after.
+    adopted: Cell<bool>,
+    members: RefCell<Members>,
     /// Changes of verdicts, as of the last time this process put them into force.
     applied: Cell<u64>,
     /// The core's count of changes of the list of servers, likewise.
@@ -86,8 +91,18 @@ pub struct GroupState {
 }
 
 impl GroupState {
-    pub fn members(&self) -> &[Member] {
-        self.members.get().map(Vec::as_slice).unwrap_or_default()
+    pub fn is_adopted(&self) -> bool {
+        self.adopted.get()
+    }
+
+    /// The group's servers as they were found last.
+    pub fn members(&self) -> Members {
+        self.members.borrow().clone()
+    }
+
+    /// They have been found anew.
+    pub fn set_members(&self, members: Vec<Rc<Member>>) {
+        *self.members.borrow_mut() = members.into();
     }
 
     /// Whether the group is in panic and sends to all.
@@ -113,130 +128,28 @@ impl GroupState {
     }
 }
 
-/// Ties the servers of a group to their records and puts the verdicts into force. In `init_module`: the master,
-/// before any worker of the new cycle exists.
-pub fn adopt(main: &'static MainConf, group: &Group, store: &Store, generation: u32) {
+/// Whether the group's servers are looked after here. In `init_module`.
+pub fn adopt(main: &MainConf, group: &Group, known: bool) {
     // SAFETY: groups are explicit ones of the cycle being set up.
-    let Some(conf) = (unsafe { conf_of(group.upstream) }).map(|conf| &conf.balance) else { return };
-    if group.checks.is_empty() && !conf.is_configured() {
+    let configured = unsafe { conf_of(group.upstream) }.is_some_and(|conf| conf.balance.is_configured());
+    if group.checks.is_empty() && !configured {
         return;
     }
-    let Some(servers) = peers::servers(group.upstream) else {
+    if !known {
         let name = &group.name;
         log::cycle(Level::Warn, format_args!("upstream \"{name}\" has a foreign balancer and is left alone"));
         return;
-    };
-    if peers::may_grow(group.upstream) {
-        let name = &group.name;
-        log::cycle(
-            Level::Warn,
-            format_args!(
-                "servers that DNS adds to upstream \"{name}\" are looked after from the next reload on"
-            ),
-        );
     }
-    let mut seen = HashMap::new();
-    let mut members = Vec::with_capacity(servers.len());
-    for (line, server) in conf.lines_of(group.upstream, &servers).into_iter().zip(servers) {
-        let ordinal = next(&mut seen, &server.identity());
-        let claimed = records(main, group, store, (&server, ordinal)).and_then(|records| {
-            let words = words(group, store, conf, (&server, ordinal))?;
-            Ok((records, Tuning::new(line, &server, words)))
-        });
-        let (records, tuning) = match claimed {
-            Ok(claimed) => claimed,
-            Err(full) => {
-                let name = &group.name;
-                log::cycle(
-                    Level::Alert,
-                    format_args!("upstream \"{name}\" is not looked after in full: {full}"),
-                );
-                break;
-            }
-        };
-        for (record, new) in &records {
-            prepare(main, record, *new, generation);
-        }
-        members.push(Member::new(server, records.into_iter().map(|(record, _)| record).collect(), tuning));
-    }
-    // Once per cycle: the cell is empty.
-    let _ = group.health.members.set(members);
-    group.health.applied.set(store.changes());
-    put_into_force(group);
-}
-
-/// The record of one server, if its group is balanced.
-fn words(
-    group: &Group,
-    store: &Store,
-    conf: &GroupConf,
-    (server, ordinal): (&Server, usize),
-) -> Result<Option<&'static Words>, crate::shared::upstream::Full> {
-    if !conf.is_configured() {
-        return Ok(None);
-    }
-    let text = format!("server\0{}\0{}\0{ordinal}", group.name, server.identity());
-    let (high, low) = KeyHash::new(text.as_bytes()).as_u64s();
-    let (index, _) = store.server([high, low])?;
-    Ok(store.server_at(index))
-}
-
-/// How often `key` has been seen before.
-fn next(seen: &mut HashMap<String, usize>, key: &str) -> usize {
-    let count = seen.entry(key.to_owned()).or_default();
-    *count += 1;
-    *count - 1
-}
-
-type Claimed = Vec<(Record, bool)>;
-
-/// The records of one server, new ones marked.
-fn records(
-    main: &MainConf,
-    group: &Group,
-    store: &Store,
-    (server, ordinal): (&Server, usize),
-) -> Result<Claimed, crate::shared::upstream::Full> {
-    let mut seen = HashMap::new();
-    let mut claimed = Vec::with_capacity(group.checks.len());
-    for &number in &group.checks {
-        let Some(check) = main.health.checks.get(number) else { continue };
-        let asked = check.identity();
-        let again = next(&mut seen, &asked);
-        let (index, new) = store.check(key(&group.name, &server.identity(), ordinal, (&asked, again)))?;
-        if let Some(shared) = store.check_at(index) {
-            claimed.push((Record { check: number, index, shared }, new));
-        }
-    }
-    Ok(claimed)
-}
-
-/// What a record is about, whatever its position in the file.
-fn key(group: &str, server: &str, ordinal: usize, (check, again): (&str, usize)) -> Key {
-    let text = format!("check\0{group}\0{server}\0{ordinal}\0{check}\0{again}");
-    let (high, low) = KeyHash::new(text.as_bytes()).as_u64s();
-    [high, low]
-}
-
-/// A mandatory check lets no traffic through before the first pass: of a new server, and unless it is
-/// persistent, of this cycle. Any other verdict is kept.
-fn prepare(main: &MainConf, record: &Record, new: bool, generation: u32) {
-    let Some(check) = main.health.checks.get(record.check) else { return };
-    if !check.mandatory || (check.persistent && !new) {
-        return;
-    }
-    record.shared.set_state(|bits| match State::from_bits(bits).condition() {
-        Condition::Down => bits,
-        _ => State::checking().to_bits(),
-    });
-    if !new {
-        record.shared.hasten(generation, mono());
+    group.health.adopted.set(true);
+    let checks = || group.checks.iter().filter_map(|number| main.health.checks.get(*number));
+    if checks().any(|check| check.mandatory) {
+        peers::hold_newcomers_back(group.upstream);
     }
 }
 
 /// Called before each pick of the group's balancer: one load when nothing changed.
 pub fn refresh(main: &MainConf, group: &Group) {
-    if group.health.members().is_empty() {
+    if !group.health.adopted.get() {
         return;
     }
     let Some(store) = main.upstreams.store() else { return };
@@ -246,18 +159,26 @@ pub fn refresh(main: &MainConf, group: &Group) {
     }
     group.health.applied.set(changes);
     group.health.listed.set(listed);
+    if membership::is_behind(main, group) {
+        worker::hurry();
+    }
     // A cycle later the master may have given our records to others.
     if store.generation().wrapping_sub(main.health.generation.get()) <= 1 {
         put_into_force(group);
     }
 }
 
-fn put_into_force(group: &Group) {
+/// Writes what keeps servers from getting requests into the core's peers.
+pub fn put_into_force(group: &Group) {
+    if !group.health.adopted.get() {
+        return;
+    }
+    let members = group.health.members();
     // SAFETY: groups are explicit ones of a live cycle.
     let panic = unsafe { conf_of(group.upstream) }.and_then(|conf| conf.balance.panic);
     let ejected = |number| group.breaker.servers().is_some_and(|servers| servers.is_out(number));
-    let outlook = peers::apply(group.upstream, group.health.members(), panic, &ejected);
-    let waiting = group.health.members().iter().filter(|member| member.waits(&outlook, panic));
+    let outlook = peers::apply(group.upstream, &members, panic, &ejected);
+    let waiting = members.iter().filter(|member| member.waits(&outlook, panic));
     group.health.waiting.set(waiting.count());
     group.health.panic.set(panic.and_then(|panic| outlook.panics(panic)));
     group.health.outlook.set(outlook);
@@ -267,6 +188,7 @@ fn put_into_force(group: &Group) {
 pub fn changed(main: &MainConf, group: &Group) {
     let before = group.health.panic.get();
     refresh(main, group);
+    traffic::observe(main, group);
     let (after, (usable, all)) = (group.health.panic.get(), group.health.outlook.get().primaries());
     let name = &group.name;
     match after {

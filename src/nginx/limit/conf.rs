@@ -1,6 +1,6 @@
 //! The directives of rate limiting.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 
 use nginx_sys as sys;
 
@@ -178,6 +178,7 @@ pub fn zone(directive: &Directive, conf: &mut MainConf) -> Result {
         on_error: draft.on_error.unwrap_or_default(),
         shm,
         complained: Cell::default(),
+        series: OnceCell::new(),
         next_look: Cell::default(),
     });
     Ok(())

@@ -130,8 +130,14 @@ fn without_redis<'a>(
 ) {
     match desk.on_error(one.zone) {
         OnError::Local => charges.push(desk.fallback(one, link)),
-        OnError::Allow => outcome.allowed = true,
-        OnError::Deny => outcome.denied = true,
+        OnError::Allow => {
+            outcome.allowed = true;
+            desk.count(one.zone, Status::ErrorAllowed, None);
+        }
+        OnError::Deny => {
+            outcome.denied = true;
+            desk.count(one.zone, Status::ErrorDenied, None);
+        }
     }
 }
 
@@ -147,13 +153,19 @@ fn give_back(desk: &Desk<'_>, wait: &Wait) {
 /// The limits that are only tried: charged each on its own, enforced never. Returns the worst that would have
 /// happened.
 fn try_out(desk: &Desk<'_>, wait: &Wait) -> Option<Status> {
-    let remote = wait.parts.iter().filter(|part| !part.enforced);
-    let remote = remote.flat_map(|part| part.answer.iter().flatten().flatten()).map(|ruled| ruled.decision);
-    let local = wait.applied.iter().filter(|one| !one.enforced).filter_map(|one| match one.decided {
-        Some((decision, _)) => Some(decision),
-        None => desk.try_locally(&desk.charge(one)?),
+    let remote = wait.parts.iter().filter(|part| !part.enforced).flat_map(|part| {
+        let ruled = part.answer.iter().flatten().flatten().map(|ruled| ruled.decision);
+        wait.members(part).zip(ruled).map(|(one, decision)| (one.zone, decision, Source::Redis))
     });
-    remote.chain(local).fold(None, |worst, decision| worse(worst, &decision))
+    let local = wait.applied.iter().filter(|one| !one.enforced).filter_map(|one| match one.decided {
+        Some((decision, source)) => Some((one.zone, decision, source)),
+        None => Some((one.zone, desk.try_locally(&desk.charge(one)?)?, Source::Local)),
+    });
+    remote.chain(local).fold(None, |worst, (zone, decision, source)| {
+        let status = worse(None, &decision);
+        desk.count(zone, status.unwrap_or(Status::Passed), Some(source));
+        worse(worst, &decision)
+    })
 }
 
 fn worse(worst: Option<Status>, decision: &Decision) -> Option<Status> {

@@ -3,7 +3,7 @@
 use super::super::sys::now;
 use super::super::worker::Worker;
 use super::applied::{Applied, Mode};
-use super::{Few, OnError, Ruling, Source, Zones};
+use super::{Few, OnError, Ruling, Source, Status, Zones};
 use crate::policy::Millis;
 use crate::policy::limit::{Decision, KeyHash, Now, Rule, Share, redis_key};
 use crate::remote::redis::{Act, Gate, Limit as RemoteLimit, Ruled, Unused};
@@ -40,6 +40,13 @@ impl<'a> Desk<'a> {
 
     pub fn on_error(&self, zone: usize) -> OnError {
         self.zones.get(zone).map(|zone| zone.on_error).unwrap_or_default()
+    }
+
+    /// Counts what a request came to at one zone.
+    pub fn count(&self, zone: usize, status: Status, source: Option<Source>) {
+        if let Some(zone) = self.zones.get(zone) {
+            zone.count(status, source);
+        }
     }
 
     fn gate(&self, link: usize) -> Option<&'a Gate> {

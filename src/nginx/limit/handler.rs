@@ -9,11 +9,12 @@ use super::super::reject::{Cause, Refusal, refuse};
 use super::super::request::Request;
 use super::super::sys::{AGAIN, DECLINED};
 use super::super::worker::{self, PART_MASK, Worker};
-use super::applied::collect;
+use super::applied::{Applied, collect};
 use super::ask::Wait;
 use super::desk::Desk;
-use super::{Few, Stage, Status, Verdict, decide};
+use super::{Few, Limit, Stage, Status, Verdict, Zones, decide};
 use crate::policy::Millis;
+use crate::policy::limit::Decision;
 use crate::remote::redis::Reply;
 
 /// What a client is told when Redis is lost and the zone denies: how long until the gate is tried again is the
@@ -49,6 +50,9 @@ fn begin(request: &Request, ctx: &Context) -> sys::ngx_int_t {
     let conf = &request.loc_conf().limit;
     let zones = &request.main_conf().limits;
     let mut applied = collect(request, &conf.limits, conf.dry_run());
+    if applied.len() < conf.limits.len() {
+        bypassed(zones, &conf.limits, &applied);
+    }
     if applied.is_empty() {
         return close(request, ctx, Verdict::new(Status::Bypassed, Few::new()));
     }
@@ -91,6 +95,7 @@ fn close(request: &Request, ctx: &Context, mut verdict: Verdict) -> sys::ngx_int
         verdict.speaker().map_or(DENIED_RETRY, |ruling| ruling.decision.retry_after),
     );
     verdict.form = conf.form();
+    tally(&request.main_conf().limits, &verdict);
     log(request, &verdict, delay);
     {
         let mut limited = ctx.limit.borrow_mut();
@@ -110,6 +115,35 @@ fn close(request: &Request, ctx: &Context, mut verdict: Verdict) -> sys::ngx_int
             AGAIN
         }
         _ => DECLINED,
+    }
+}
+
+/// Counts the verdict in each zone that had a say in it. One that would have let a request pass that another refused has
+/// not been charged, and counts nothing.
+fn tally(zones: &Zones, verdict: &Verdict) {
+    let refused = matches!(verdict.status, Status::Rejected | Status::ErrorDenied);
+    for ruling in &verdict.rulings {
+        let status = match ruling.decision {
+            Decision { admitted: false, .. } => Status::Rejected,
+            _ if refused => continue,
+            Decision { wait: 1.., .. } => Status::Delayed,
+            _ => Status::Passed,
+        };
+        if let Some(zone) = zones.get(ruling.zone) {
+            zone.count(status, Some(ruling.source));
+        }
+    }
+}
+
+/// Counts limits that do not apply to this request.
+fn bypassed(zones: &Zones, limits: &[Limit], applied: &[Applied]) {
+    for limit in limits {
+        let Some((number, _)) = limit.settled else { continue };
+        if applied.iter().all(|one| one.zone != number)
+            && let Some(zone) = zones.get(number)
+        {
+            zone.count(Status::Bypassed, None);
+        }
     }
 }
 

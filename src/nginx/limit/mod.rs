@@ -10,7 +10,7 @@ pub mod headers;
 mod ledger;
 pub mod variables;
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 
 use super::cf::{ComplexValue, Place};
 use super::log::Level;
@@ -19,6 +19,8 @@ use crate::policy::Millis;
 use crate::policy::limit::{Algorithm, Decision, Delay, Rate, Rule};
 use crate::shared::cell::Region;
 use crate::shared::limit::{LimitZone, Pressure, Shape};
+use crate::shared::traffic::cells::RateLimit;
+use crate::shared::traffic::{Series, count};
 
 pub use conf::LocConf;
 pub use handler::{answered, expired, handler};
@@ -62,11 +64,22 @@ pub struct ZoneConf {
     pub shm: Zone<LimitShm>,
     /// When the last line about a bad variable rate was logged.
     pub complained: Cell<Option<Millis>>,
+    /// What requests came to, where that is counted.
+    pub series: OnceCell<Series<RateLimit>>,
     /// When this worker looks next whether the zone is full.
     pub next_look: Cell<Millis>,
 }
 
 impl ZoneConf {
+    /// Counts what a request came to here, and who decided.
+    pub fn count(&self, status: Status, source: Option<Source>) {
+        let Some(series) = self.series.get() else { return };
+        let cells = series.shard(usize::from(super::sys::worker_index()));
+        cells.outcomes.get(status as usize).into_iter().for_each(count);
+        let source = source.and_then(|source| cells.sources.get(source as usize));
+        source.into_iter().for_each(count);
+    }
+
     /// Says that the zone is full, if it was since somebody last said so: once a minute and worker at most.
     fn watch(&self, now: Millis) {
         if now < self.next_look.get() {

@@ -8,7 +8,9 @@ use super::super::sys::configured_workers;
 use super::super::upstream;
 use super::super::zone::{Zone, min_size};
 use crate::shared::traffic::Plan;
-use crate::shared::traffic::cells::{Cells, Group, Host, Http, Peer, Probes, Zone as ZoneCells};
+use crate::shared::traffic::cells::{
+    Cache, Cells, CoreLimit, Group, Host, Http, Peer, Probes, RateLimit, Zone as ZoneCells,
+};
 
 /// A `status_zone`: those of servers and those of locations are told apart, whatever their names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,6 +133,12 @@ pub fn finish(cf: *mut sys::ngx_conf_t, main: &mut MainConf) -> Result {
     need.of::<ZoneCells>(main.traffic.zones.borrow().len(), 4);
     need.of::<Group>(groups.len(), 4);
     need.of::<Peer>(servers, 16);
+    // SAFETY: all of the http block has been read.
+    let (caches, limits) = unsafe { super::native::zones((*cf).cycle) };
+    main.traffic.core_limits.set(limits > 0);
+    need.of::<Cache>(caches, 1);
+    need.of::<CoreLimit>(limits, 2);
+    need.of::<RateLimit>(main.limits.0.len(), 2);
     let probed = groups.iter().map(|us| upstream::servers(*us) * main.health.checks_of(*us).len());
     need.of::<Probes>(probed.sum(), 16);
     let workers = configured_workers(cf).clamp(1, 128);

@@ -3,14 +3,18 @@
 //! Nothing is counted unless something wants it: without `api`, `metrics`, `dashboard` and `status_zone` no handler is
 //! installed, and a request costs what it costs without this file.
 
+mod attempts;
 pub mod conf;
+mod native;
 pub mod peers;
 mod probes;
 mod process;
 mod requests;
 pub mod reset;
+mod shm;
 pub mod snapshot;
 mod symbols;
+mod tls;
 
 use std::cell::{Cell, OnceCell, RefCell};
 
@@ -22,10 +26,12 @@ use crate::shared::cell::Region;
 use crate::shared::traffic::cells::{self, Cells};
 use crate::shared::traffic::{Key, Plan, Presence, Series, Store};
 
+pub use attempts::wrap;
 pub use conf::{LocConf, want};
-pub use probes::{changed, probed};
+pub use peers::observe;
+pub use probes::{Place, changed, probed};
 pub use process::Watch;
-pub use requests::{begun, logged};
+pub use requests::{begun, logged, noted};
 
 /// All of it, for one cycle.
 #[derive(Default)]
@@ -34,10 +40,13 @@ pub struct Conf {
     pub wanted: Cell<bool>,
     /// All `status_zone`s: their numbers are their positions.
     zones: RefCell<Vec<conf::Named>>,
+    /// There are zones of `limit_req` or `limit_conn`.
+    pub core_limits: Cell<bool>,
     shm: Option<Zone<Shm>>,
     live: OnceCell<Live>,
     /// This process's own cells.
     presence: Cell<Option<Presence>>,
+    shelf: peers::Shelf,
 }
 
 impl Conf {
@@ -52,9 +61,9 @@ impl Conf {
     }
 
     /// Holds the zone's mutex while `f` claims series: outside `init_module`, nobody else may do so at the time.
-    pub fn locked<T>(&self, f: impl FnOnce(&Store) -> T) -> Option<T> {
-        let zone = self.shm.as_ref()?;
-        zone.locked(|shm| f(&shm.0))
+    /// `None`: somebody does.
+    pub fn locked_now<T>(&self, f: impl FnOnce(&Store) -> T) -> Option<T> {
+        self.shm.as_ref()?.locked_now(|shm| f(&shm.0))
     }
 }
 
@@ -63,6 +72,7 @@ pub struct Live {
     pub host: Series<cells::Host>,
     pub http: Series<cells::Http>,
     zones: Vec<Series<cells::Zone>>,
+    pub native: native::Native,
     /// The cycle.
     pub generation: u64,
 }
@@ -108,7 +118,10 @@ fn claim<T: Cells>(store: &Store, about: &str) -> Option<Series<T>> {
 }
 
 /// Every zone is mapped, no worker of this cycle runs yet: finds or claims the series of the configuration.
-pub fn adopt(main: &'static MainConf) {
+///
+/// # Safety
+/// `cycle` must be the one being set up, of which `main` is.
+pub unsafe fn adopt(main: &'static MainConf, cycle: *const nginx_sys::ngx_cycle_t) {
     let traffic = &main.traffic;
     let Some(store) = traffic.store() else { return };
     let generation = store.begin_cycle();
@@ -116,9 +129,16 @@ pub fn adopt(main: &'static MainConf) {
     let zones = named.iter().map(|zone| claim(store, &zone.about()));
     let (Some(host), Some(http)) = (claim(store, "host"), claim(store, "http")) else { return };
     let Some(zones) = zones.collect::<Option<Vec<_>>>() else { return };
+    // SAFETY: nginx passes the new cycle to init_module, from where we are called.
+    let native = unsafe { native::Native::adopt(cycle, store) };
     // Once per cycle: the cell is empty.
-    let _ = traffic.live.set(Live { host, http, zones, generation });
+    let _ = traffic.live.set(Live { host, http, zones, native, generation });
+    for zone in &main.limits.0 {
+        // Likewise.
+        let _ = claim(store, &format!("rate limit\0{}", zone.name)).map(|series| zone.series.set(series));
+    }
     for group in &main.upstreams.groups {
-        group.traffic.adopt(main, group, store);
+        group.traffic.adopt(main, group, peers::By::Claiming(store));
+        peers::observe(main, group);
     }
 }

@@ -1,7 +1,7 @@
 //! The servers of a group, and the series of each.
 
 use core::cell::{Cell, RefCell};
-use core::ptr::addr_of;
+use core::mem::offset_of;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -9,63 +9,160 @@ use std::rc::Rc;
 use nginx_sys as sys;
 
 use super::super::conf::MainConf;
-use super::super::health::peers::{self as lists, Role};
-use super::super::sys::PeersLock;
+use super::super::health::{self, peers as lists};
+use super::super::sys::{now, worker_index, zone_of};
 use super::super::upstream::Group;
-use crate::shared::traffic::{Series, Store, cells};
+use super::process::alive;
+use crate::policy::balance::State;
+use crate::shared::traffic::{Presence, Series, Store, cells};
+
+/// Series that requests hold on to: kept until the configuration goes. A record of the zone is always of one place and
+/// kind, so there are no more of them than records.
+#[derive(Default)]
+pub struct Shelf(RefCell<HashMap<usize, Box<Series<cells::Peer>>>>);
+
+impl Shelf {
+    fn keep(&self, series: Series<cells::Peer>) -> &'static Series<cells::Peer> {
+        let mut shelf = self.0.borrow_mut();
+        let kept = shelf.entry(series.number).or_insert_with(|| Box::new(series));
+        // SAFETY: what is on the shelf is neither moved nor dropped before the configuration is, which outlives all
+        // that uses it (see `module::conf_of`).
+        unsafe { &*core::ptr::from_ref::<Series<cells::Peer>>(kept) }
+    }
+}
 
 /// What a process knows of the servers of one group.
 #[derive(Default)]
 pub struct GroupState {
+    /// In the order of the group's lists.
     servers: RefCell<Vec<Rc<Server>>>,
-    /// Where the core keeps their names, which is how it says whom it picked.
-    names: RefCell<HashMap<usize, usize>>,
+    /// Where the core keeps their names, which is how it says whom it picked, in order, and their numbers.
+    names: RefCell<Vec<(usize, usize)>>,
     /// The core's count of changes of the list, as of then.
-    listed: Cell<usize>,
+    listed: Cell<Option<usize>>,
+    /// Servers that are no longer in the lists, and may still serve.
+    gone: RefCell<Vec<&'static Series<cells::Peer>>>,
+    /// Connections that `keepalive` has been seen to keep, and their numbers.
+    kept: RefCell<Vec<(usize, sys::ngx_atomic_uint_t)>>,
+    series: RefCell<Option<Series<cells::Group>>>,
 }
 
 /// One server.
 pub struct Server {
-    pub server: lists::Server,
-    pub series: Series<cells::Peer>,
+    pub server: health::Server,
+    pub series: &'static Series<cells::Peer>,
     /// What the API calls it.
     pub id: u64,
     /// Of each check of the group.
     pub probes: Vec<Series<cells::Probes>>,
 }
 
+/// A peer that is held by a request, or whose list is locked.
+#[derive(Clone, Copy)]
+pub struct Peer(*const sys::ngx_http_upstream_rr_peer_t);
+
+impl Peer {
+    /// # Safety
+    /// `name` must be the field of a live peer of the core's lists.
+    unsafe fn of_name(name: *const sys::ngx_str_t) -> Self {
+        // SAFETY: the caller vouches for `name`.
+        Self(unsafe { name.byte_sub(offset_of!(sys::ngx_http_upstream_rr_peer_t, name)) }.cast())
+    }
+
+    /// Whether the core has put it aside after `max_fails`.
+    ///
+    /// # Safety
+    /// The peer must live.
+    pub unsafe fn is_unavail(self) -> bool {
+        let second = i64::try_from(now().wall / 1_000).unwrap_or(0);
+        // SAFETY: the caller vouches for the peer.
+        unsafe {
+            let p = self.0;
+            (*p).max_fails != 0
+                && (*p).fails >= (*p).max_fails
+                && second.saturating_sub((*p).checked) <= (*p).fail_timeout
+        }
+    }
+}
+
+/// How series are come by.
+#[derive(Clone, Copy)]
+pub enum By<'s> {
+    /// While nobody else claims any: in `init_module`, or under the zone's mutex.
+    Claiming(&'s Store),
+    /// At any time: those that are there.
+    Finding(&'s Store),
+}
+
+impl By<'_> {
+    fn get<T: cells::Cells>(self, about: &str) -> Option<Series<T>> {
+        match self {
+            Self::Claiming(store) => super::claim(store, about),
+            Self::Finding(store) => store.find(super::key(about)),
+        }
+    }
+}
+
 impl GroupState {
-    /// Finds or claims the series of the group's servers. Nobody else may do so meanwhile: in `init_module`, or under
-    /// the zone's mutex.
-    pub fn adopt(&self, conf: &MainConf, group: &Group, store: &Store) {
-        self.listed.set(lists::changes(group.upstream));
-        let Some(copies) = copies(group) else { return };
-        let Some(its) = super::claim::<cells::Group>(store, &format!("group\0{}", group.name)) else {
-            return;
-        };
+    /// Finds the series of the group and of its servers. False if there is one without.
+    pub fn adopt(&self, main: &MainConf, group: &Group, by: By<'_>) -> bool {
+        let listed = lists::changes(group.upstream);
+        let Some(found) = lists::servers(group.upstream) else { return true };
+        let Some(its) = by.get::<cells::Group>(&format!("group\0{}", group.name)) else { return false };
         let mut seen: HashMap<String, usize> = HashMap::new();
-        let (mut servers, mut names) = (Vec::with_capacity(copies.len()), HashMap::new());
-        for copy in copies {
-            let server = copy.server();
+        let (mut servers, mut names) = (Vec::with_capacity(found.len()), Vec::with_capacity(found.len()));
+        let all = found.len();
+        for server in found {
             let identity = server.identity();
             let ordinal = seen.entry(identity.clone()).or_default();
             let about = format!("server\0{}\0{identity}\0{ordinal}", group.name);
-            let probes = probes(conf, group, store, &format!("{identity}\0{ordinal}"));
+            let probes = probes(main, group, by, &format!("{identity}\0{ordinal}"));
             *ordinal += 1;
-            let Some(series) = super::claim::<cells::Peer>(store, &about) else { break };
+            let Some(series) = by.get::<cells::Peer>(&about) else { continue };
             let id = id(&its, &series);
-            names.insert(copy.at, servers.len());
-            servers.push(Rc::new(Server { server, series, id, probes }));
+            names.push((server.at, servers.len()));
+            servers.push(Rc::new(Server { server, series: main.traffic.shelf.keep(series), id, probes }));
         }
-        *self.servers.borrow_mut() = servers;
+        names.sort_unstable();
+        let complete = servers.len() == all;
+        self.renew(servers);
         *self.names.borrow_mut() = names;
+        *self.series.borrow_mut() = Some(its);
+        self.listed.set(Some(listed));
+        complete
     }
 
-    /// Looks again if the core has changed the list: servers found by DNS, or added by an operator.
-    pub fn refresh(&self, conf: &MainConf, group: &Group) {
-        if lists::changes(group.upstream) != self.listed.get() {
-            conf.traffic.locked(|store| self.adopt(conf, group, store));
+    /// Remembers those that are no longer there.
+    fn renew(&self, servers: Vec<Rc<Server>>) {
+        let there =
+            |series: &Series<cells::Peer>| servers.iter().any(|its| its.series.number == series.number);
+        let mut gone = self.gone.borrow_mut();
+        gone.extend(self.servers.borrow().iter().map(|server| server.series));
+        gone.retain(|series| !there(series));
+        gone.sort_unstable_by_key(|series| series.number);
+        gone.dedup_by_key(|series| series.number);
+        drop(gone);
+        *self.servers.borrow_mut() = servers;
+    }
+
+    /// Looks again if the core has changed the list: servers found by DNS, or added by an operator. One load when it
+    /// has not. New servers are counted as soon as a series could be claimed for them.
+    pub fn refresh(&self, main: &MainConf, group: &Group) {
+        if self.listed.get() == Some(lists::changes(group.upstream)) {
+            return;
         }
+        let Some(store) = main.traffic.store() else { return };
+        if self.adopt(main, group, By::Finding(store)) {
+            return;
+        }
+        if main.traffic.locked_now(|store| self.adopt(main, group, By::Claiming(store))).is_none() {
+            self.listed.set(None);
+        }
+    }
+
+    /// Whether nothing is counted here.
+    pub fn is_empty(&self) -> bool {
+        self.series.borrow().is_none()
     }
 
     /// The servers, in the order of the group's lists.
@@ -75,20 +172,109 @@ impl GroupState {
 
     /// The number of the server whose name is there.
     pub fn position(&self, name: *const sys::ngx_str_t) -> Option<usize> {
-        self.names.borrow().get(&(name as usize)).copied()
+        let names = self.names.borrow();
+        let found = names.binary_search_by_key(&(name as usize), |(at, _)| *at).ok()?;
+        names.get(found).map(|(_, number)| *number)
+    }
+
+    /// The server whose name the core has been given, as the list was when it was looked at last.
+    pub fn find(&self, name: *const sys::ngx_str_t) -> Option<(&'static Series<cells::Peer>, Peer)> {
+        let number = self.position(name)?;
+        let series = self.servers.borrow().get(number)?.series;
+        // SAFETY: names in the table are fields of peers in the list.
+        Some((series, unsafe { Peer::of_name(name) }))
+    }
+
+    /// Notes a connection that `keepalive` keeps.
+    ///
+    /// # Safety
+    /// `c` must be a connection of this process.
+    pub unsafe fn keeps(&self, c: *const sys::ngx_connection_t) {
+        // SAFETY: the caller vouches for `c`.
+        let number = unsafe { (*c).number };
+        self.kept.borrow_mut().push((c as usize, number));
+    }
+
+    /// Tells how many connections this process keeps.
+    pub fn tell(&self, presence: &Presence) {
+        let mut kept = self.kept.borrow_mut();
+        kept.sort_unstable();
+        kept.dedup();
+        // SAFETY: connections are elements of the cycle's array, which lives as long as the process; one that was
+        // closed has no descriptor, or another number.
+        let idle = |at: usize, number| unsafe {
+            let c = at as *const sys::ngx_connection_t;
+            if (*c).fd == -1 || (*c).number != number { None } else { Some((*c).idle() != 0) }
+        };
+        kept.retain(|(at, number)| idle(*at, *number).is_some());
+        let idle = kept.iter().filter(|(at, number)| idle(*at, *number) == Some(true)).count();
+        if let Some(gauge) = self.series.borrow().as_ref().and_then(|series| presence.gauge(series.number)) {
+            gauge.store(idle as u64, Relaxed);
+        }
+    }
+
+    /// Connections that all processes keep.
+    pub fn keepalive(&self, store: &Store) -> u64 {
+        self.series.borrow().as_ref().map_or(0, |series| store.gauge(series.number, alive))
+    }
+
+    /// How many servers serve though they are no longer in the lists.
+    pub fn zombies(&self, store: &Store) -> usize {
+        let mut gone = self.gone.borrow_mut();
+        gone.retain(|series| store.gauge(series.number, alive) > 0);
+        gone.len()
+    }
+}
+
+/// Whether what this process knows of the group is what the host has to go by: without a zone each worker has its own
+/// view of who is unavailable, and that of the first one counts.
+fn speaks(group: &Group) -> bool {
+    // SAFETY: a group of this process's cycle.
+    worker_index() == 0 || unsafe { !zone_of(group.upstream).is_null() }
+}
+
+/// A server has gone out of service.
+pub fn out(group: &Group, series: &Series<cells::Peer>) {
+    if speaks(group) {
+        turn(series, true);
+    }
+}
+
+/// A server is out of service now, or is not.
+fn turn(series: &Series<cells::Peer>, is_out: bool) {
+    let (whole, now) = (series.whole(), now().wall);
+    if is_out {
+        if whole.down_since.compare_exchange(0, now, SeqCst, Relaxed).is_ok() {
+            whole.down_start.store(now, Relaxed);
+        }
+    } else if whole.down_since.load(Relaxed) != 0 {
+        let since = whole.down_since.swap(0, SeqCst);
+        if since != 0 {
+            whole.downtime.fetch_add(now.saturating_sub(since), Relaxed);
+        }
+    }
+}
+
+/// Looks who is out of service. Whoever learns of a change does so at once, and one worker each second.
+pub fn observe(main: &MainConf, group: &Group) {
+    if group.traffic.is_empty() || !speaks(group) {
+        return;
+    }
+    for peer in super::snapshot::states(main, group) {
+        turn(peer.0, matches!(peer.1, State::Unavail | State::Checking | State::Unhealthy));
     }
 }
 
 /// The series of each of the group's checks of one server.
-fn probes(conf: &MainConf, group: &Group, store: &Store, server: &str) -> Vec<Series<cells::Probes>> {
+fn probes(main: &MainConf, group: &Group, by: By<'_>, server: &str) -> Vec<Series<cells::Probes>> {
     let mut seen: HashMap<String, usize> = HashMap::new();
-    let checks = group.checks.iter().filter_map(|number| conf.health.check(*number));
+    let checks = group.checks.iter().filter_map(|number| main.health.check(*number));
     let series = checks.map(|check| {
         let identity = check.identity();
         let again = seen.entry(identity.clone()).or_default();
         let about = format!("probes\0{}\0{server}\0{identity}\0{again}", group.name);
         *again += 1;
-        super::claim(store, &about)
+        by.get(&about)
     });
     // All or none: they are found by their position.
     series.collect::<Option<_>>().unwrap_or_default()
@@ -96,80 +282,14 @@ fn probes(conf: &MainConf, group: &Group, store: &Store, server: &str) -> Vec<Se
 
 /// A server's number in its group: given to it when it is first seen, and never to another.
 fn id(group: &Series<cells::Group>, server: &Series<cells::Peer>) -> u64 {
-    let known = server.whole().id.load(Relaxed);
+    let cell = &server.whole().id;
+    let known = cell.load(Relaxed);
     if known != 0 {
         return known - 1;
     }
     let next = group.whole().next_id.fetch_add(1, SeqCst);
-    server.whole().id.store(next + 1, Relaxed);
-    next
-}
-
-/// A peer as copied under the lock of its list, where nothing allocates.
-struct Copy {
-    at: usize,
-    role: Role,
-    down: usize,
-    text: Short<320>,
-    name: Short<128>,
-    address: Short<128>,
-}
-
-struct Short<const N: usize> {
-    bytes: [u8; N],
-    len: usize,
-}
-
-impl<const N: usize> Short<N> {
-    fn of(bytes: &[u8]) -> Self {
-        let mut short = Self { bytes: [0; N], len: 0 };
-        for (to, from) in short.bytes.iter_mut().zip(bytes) {
-            *to = *from;
-            short.len += 1;
-        }
-        short
+    match cell.compare_exchange(0, next + 1, SeqCst, Relaxed) {
+        Ok(_) => next,
+        Err(known) => known - 1,
     }
-
-    fn get(&self) -> &[u8] {
-        self.bytes.get(..self.len).unwrap_or_default()
-    }
-}
-
-impl Copy {
-    fn server(&self) -> lists::Server {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let (server, name) = (text(self.text.get()), text(self.name.get()));
-        lists::Server::new(self.role, (server, name), self.address.get().to_vec(), self.down)
-    }
-}
-
-/// The group's peers, in the order of its lists. `None`: its balancer keeps something else.
-fn copies(group: &Group) -> Option<Vec<Copy>> {
-    let mut found = Vec::new();
-    for (role, list) in lists::lists(group.upstream)? {
-        if list.is_null() {
-            continue;
-        }
-        // SAFETY: a live list of this process's cycle; peers are linked by `next` and end with null, their texts and
-        // addresses live as long as they do. There is room for those that may come until it is locked; nothing
-        // between lock and unlock allocates, logs or panics.
-        unsafe {
-            found.reserve((*list).number + 16);
-            let _lock = PeersLock::write(list);
-            let mut peer = (*list).peer;
-            while !peer.is_null() && found.len() < found.capacity() {
-                let address = core::slice::from_raw_parts((*peer).sockaddr.cast(), (*peer).socklen as usize);
-                found.push(Copy {
-                    at: addr_of!((*peer).name) as usize,
-                    role,
-                    down: (*peer).down,
-                    text: Short::of((*peer).server.as_bytes()),
-                    name: Short::of((*peer).name.as_bytes()),
-                    address: Short::of(address),
-                });
-                peer = (*peer).next;
-            }
-        }
-    }
-    Some(found)
 }

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::super::conf::MainConf;
-use super::super::health::{Member, Record};
+use super::super::health::{self, Check};
 use super::super::sys::worker_index;
 use super::super::upstream::Group;
 use super::peers::Server;
@@ -11,22 +11,27 @@ use crate::policy::Millis;
 use crate::policy::health::{Change, change, finding};
 use crate::policy::traffic::{RESPONSE, bucket};
 use crate::remote::probe::Outcome;
-use crate::shared::traffic::{add, count};
+use crate::shared::traffic::{add, cells, count};
 
-/// A probe has ended and is booked. One that could not be made is none.
-pub fn probed(
-    conf: &MainConf,
-    group: &Group,
-    (member, record): (&Member, &Record),
-    (outcome, took): (&Outcome, Millis),
-) {
+/// Whom a probe asked, and how.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    pub group: &'a Group,
+    /// Its number in the group.
+    pub number: usize,
+    pub server: &'a health::Server,
+    pub check: &'a Check,
+}
+
+/// A probe has ended. One that could not be made is none.
+pub fn probed(conf: &MainConf, place: Place<'_>, outcome: &Outcome, took: Millis) {
     let found = match outcome {
         Outcome::Pass => finding("pass", ""),
         Outcome::Degraded(_) => finding("pass", "degraded"),
         Outcome::Fail { kind, .. } => finding("fail", kind.as_str()),
         Outcome::Unknown(_) => return,
     };
-    with(conf, group, member, record, |cells| {
+    with(conf, place, |cells| {
         count(&cells.found[found]);
         count(&cells.times[bucket(RESPONSE, took)]);
         add(&cells.time_sum, took);
@@ -34,31 +39,26 @@ pub fn probed(
 }
 
 /// A verdict has changed.
-pub fn changed(conf: &MainConf, group: &Group, (member, record): (&Member, &Record), made: Change) {
-    let Some(number) = change(made) else { return };
-    with(conf, group, member, record, |cells| count(&cells.changes[number]));
+pub fn changed(conf: &MainConf, place: Place<'_>, made: Change) {
+    if let Some(number) = change(made) {
+        with(conf, place, |cells| count(&cells.changes[number]));
+    }
 }
 
 /// This worker's cells of a check of a server; nothing if nobody counts.
-fn with(
-    conf: &MainConf,
-    group: &Group,
-    member: &Member,
-    record: &Record,
-    f: impl FnOnce(&crate::shared::traffic::cells::Probes),
-) {
+fn with(conf: &MainConf, place: Place<'_>, f: impl FnOnce(&cells::Probes)) {
+    let Place { group, number, server, check } = place;
     if conf.traffic.live().is_none() {
         return;
     }
     group.traffic.refresh(conf, group);
     let servers = group.traffic.servers();
     // As a rule both are in the order of the lists, where servers that say the same stay apart.
-    let same = |server: &&Rc<Server>| server.server.same(&member.server);
-    let number = group.health.members().iter().position(|its| core::ptr::eq(its, member));
-    let server = number.and_then(|number| servers.get(number)).filter(same);
-    let server = server.or_else(|| servers.iter().find(same));
-    let at = group.checks.iter().position(|number| *number == record.check);
-    if let Some(series) = server.zip(at).and_then(|(server, at)| server.probes.get(at)) {
+    let same = |its: &&Rc<Server>| its.server.same(server);
+    let its = servers.get(number).filter(same).or_else(|| servers.iter().find(same));
+    let is = |number: &usize| conf.health.check(*number).is_some_and(|its| core::ptr::eq(its, check));
+    let at = group.checks.iter().position(is);
+    if let Some(series) = its.zip(at).and_then(|(its, at)| its.probes.get(at)) {
         f(series.shard(usize::from(worker_index())));
     }
 }

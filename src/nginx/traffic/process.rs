@@ -1,15 +1,18 @@
 //! What one worker tells of itself: the connections it took, those it has open, and that it has started.
 
+use core::cell::RefCell;
 use core::sync::atomic::Ordering::Relaxed;
 
 use nginx_sys as sys;
 
 use super::super::conf::MainConf;
+use super::super::entry::entry;
 use super::super::log::{self, Level};
-use super::super::sys::worker_index;
+use super::super::sys::{mono, worker_index};
 use super::super::timer::Timer;
 use super::super::worker;
-use crate::shared::traffic::count;
+use super::{peers, tls};
+use crate::shared::traffic::{add, count, up};
 
 /// Milliseconds between two looks at what no event tells.
 const TICK: u64 = 1_000;
@@ -40,24 +43,57 @@ pub fn started(conf: &'static MainConf) {
 /// The timer of a worker that counts.
 pub struct Watch {
     timer: Timer,
+    tls: tls::Seen,
     conf: &'static MainConf,
 }
 
 impl Watch {
     pub fn start(conf: &'static MainConf, log: *mut sys::ngx_log_t) -> Self {
         started(conf);
-        let watch = Self { timer: Timer::new(tick, true, log), conf };
+        let watch = Self { timer: Timer::new(tick, true, log), tls: tls::Seen::default(), conf };
         if conf.traffic.live().is_some() {
+            // So that only what comes from now on counts.
+            let _ = watch.tls.since(0);
+            watch_accepts();
             watch.timer.arm(TICK);
         }
         watch
     }
 
-    fn look(&self) {
+    /// Tells what this worker has open now.
+    pub fn look(&self) {
         let Some(presence) = self.conf.traffic.presence.get() else { return };
-        let (active, idle) = connections();
+        let Open { active, idle, shaking } = connections();
+        if let (Some(live), Some([done, failed, reused])) =
+            (self.conf.traffic.live(), self.tls.since(shaking))
+        {
+            let host = live.host.shard(usize::from(worker_index()));
+            add(&host.handshakes, done);
+            add(&host.handshakes_failed, failed);
+            add(&host.session_reuses, reused);
+        }
         presence.process().active.store(active, Relaxed);
         presence.process().idle.store(idle, Relaxed);
+        for group in &self.conf.upstreams.groups {
+            group.traffic.tell(&presence);
+        }
+        self.observe();
+    }
+}
+
+impl Watch {
+    /// Looks at what changes by itself, in turn with the other workers of the present cycle.
+    fn observe(&self) {
+        let traffic = &self.conf.traffic;
+        let (Some(store), Some(live)) = (traffic.store(), traffic.live()) else { return };
+        if store.generation() != live.generation {
+            return;
+        }
+        let first = worker_index() == 0;
+        let turn = store.may_look(mono(), TICK - TICK / 10);
+        for group in self.conf.upstreams.groups.iter().filter(|_| turn || first) {
+            peers::observe(self.conf, group);
+        }
     }
 }
 
@@ -77,24 +113,86 @@ fn tick() {
     }
 }
 
-/// Clients' connections that are open in this process, and those of them that wait for a request.
-fn connections() -> (u64, u64) {
-    let (mut active, mut idle) = (0, 0);
+/// Clients' connections of this process.
+#[derive(Default)]
+struct Open {
+    active: u64,
+    /// Those of them that wait for a request.
+    idle: u64,
+    /// Those in the middle of a handshake.
+    shaking: u64,
+}
+
+fn connections() -> Open {
+    let mut open = Open::default();
     // SAFETY: the cycle this process serves, whose array of connections has that many; those in use have a
-    // descriptor, and clients' ones the listening socket they came in by.
+    // descriptor, and clients' ones the listening socket they came in by and a pool.
     unsafe {
         let cycle = sys::ngx_cycle;
         if cycle.is_null() || (*cycle).connections.is_null() {
-            return (0, 0);
+            return open;
         }
         for at in 0..(*cycle).connection_n {
             let c = &*(*cycle).connections.add(at);
             if c.fd == -1 || c.listening.is_null() || c.pool.is_null() {
                 continue;
             }
-            active += 1;
-            idle += u64::from(c.idle() != 0);
+            open.active += 1;
+            open.idle += u64::from(c.idle() != 0);
+            open.shaking += u64::from(tls::is_shaking(c));
         }
     }
-    (active, idle)
+    open
+}
+
+type Take = unsafe extern "C" fn(*mut sys::ngx_connection_t);
+
+thread_local! {
+    /// Listening sockets, and who takes their connections.
+    static TAKERS: RefCell<Vec<(usize, Take)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Puts `taken` before whoever takes the connections of each listening socket.
+fn watch_accepts() {
+    // SAFETY: the listening sockets of the cycle this process serves, before it takes the first connection.
+    let takers = unsafe {
+        let sockets = (*sys::ngx_cycle).listening.elts.cast::<sys::ngx_listening_t>();
+        let mut takers = Vec::new();
+        for at in 0..(*sys::ngx_cycle).listening.nelts {
+            let socket = sockets.add(at);
+            if let Some(take) = (*socket).handler.filter(|take| !core::ptr::fn_addr_eq(*take, taken as Take))
+            {
+                takers.push((socket as usize, take));
+                (*socket).handler = Some(taken);
+            }
+        }
+        takers
+    };
+    TAKERS.with(|known| known.borrow_mut().extend(takers));
+}
+
+unsafe extern "C" fn taken(c: *mut sys::ngx_connection_t) {
+    let take = entry!("a connection", None, {
+        if let Some(worker) = worker::current() {
+            let traffic = &worker.conf.traffic;
+            if let Some(live) = traffic.live() {
+                count(&live.host.shard(usize::from(worker_index())).accepted);
+            }
+            if let Some(presence) = traffic.presence.get() {
+                up(&presence.process().accepted);
+            }
+        }
+        // SAFETY: nginx passes a connection that it has just taken from the listening socket it points to.
+        let socket = unsafe { (*c).listening } as usize;
+        TAKERS.with(|known| known.borrow().iter().find(|(at, _)| *at == socket).map(|(_, take)| *take))
+    });
+    match take {
+        // SAFETY: the socket's own handler, as the core would call it.
+        Some(take) => unsafe { take(c) },
+        None => {
+            log::cycle(Level::Alert, format_args!("sluice: a connection that nobody takes"));
+            // SAFETY: as the core closes one that it has no handler for.
+            unsafe { sys::ngx_http_close_connection(c) };
+        }
+    }
 }

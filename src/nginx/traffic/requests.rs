@@ -1,5 +1,6 @@
 //! The way of a request through the counters: under way, ended.
 
+use core::cell::Cell;
 use core::sync::atomic::AtomicU64;
 
 use nginx_sys as sys;
@@ -7,14 +8,38 @@ use nginx_sys as sys;
 use super::super::entry::entry;
 use super::super::request::Request;
 use super::super::sys::{now, worker_index};
+use super::native::Limits;
+use super::tls;
 use crate::policy::Millis;
 use crate::policy::traffic::{DURATION, bucket};
-use crate::shared::traffic::{add, count, down, up};
+use crate::shared::traffic::{Series, add, cells, count, down, up};
 
 /// What goes down again when the request is gone.
-struct UnderWay {
+pub struct UnderWay {
     current: &'static AtomicU64,
     processing: Option<&'static AtomicU64>,
+    /// The limits it is under, of `limit_req` and of `limit_conn`; null: none so far.
+    pub limits: [Cell<Limits>; 2],
+}
+
+impl UnderWay {
+    /// What `begun` made for this request.
+    pub fn of(request: &Request) -> Option<&Self> {
+        // SAFETY: the cleanup list of a live request's pool; only entries with our handler are read as ours.
+        unsafe {
+            let mut cleanup = (*(*request.as_ptr()).pool).cleanup;
+            while !cleanup.is_null() {
+                if (*cleanup)
+                    .handler
+                    .is_some_and(|h| core::ptr::fn_addr_eq(h, over as unsafe extern "C" fn(_)))
+                {
+                    return (*cleanup).data.cast::<Self>().as_ref();
+                }
+                cleanup = (*cleanup).next;
+            }
+        }
+        None
+    }
 }
 
 /// The post-read handler: once per request, when its server is known.
@@ -25,7 +50,11 @@ pub fn begun(request: &Request) {
     let way = UnderWay {
         current: &presence.process().current,
         processing: zone.and_then(|zone| presence.gauge(zone.number)),
+        limits: [Cell::new(core::ptr::null()), Cell::new(core::ptr::null())],
     };
+    if let Some(zone) = zone {
+        shake(request, zone);
+    }
     // SAFETY: the pool of a live request; ngx_pool_cleanup_add gives memory of the asked size, aligned for any C
     // type, which is ours until the pool goes and calls `over` once. The pool goes after the log phase.
     unsafe {
@@ -37,6 +66,23 @@ pub fn begun(request: &Request) {
         way.processing.into_iter().for_each(up);
         (*cleanup).data.cast::<UnderWay>().write(way);
         (*cleanup).handler = Some(over);
+    }
+}
+
+/// Counts the handshake of a connection with its first request.
+fn shake(request: &Request, zone: &Series<cells::Zone>) {
+    // SAFETY: a live request, with its connection.
+    unsafe {
+        let c = (*request.as_ptr()).connection;
+        if (*c).requests != 1 {
+            return;
+        }
+        let Some(reused) = tls::is_reused(c) else { return };
+        let zone = zone.shard(usize::from(worker_index()));
+        count(&zone.handshakes);
+        if reused {
+            count(&zone.session_reuses);
+        }
     }
 }
 
@@ -107,7 +153,15 @@ pub fn logged(request: &Request) {
             None => count(&zone.discarded),
         }
     }
+    live.native.logged(request);
     if let Some(presence) = traffic.presence.get() {
         up(&presence.process().requests);
+    }
+}
+
+/// The first preaccess handler, before the core's limits.
+pub fn noted(request: &Request) {
+    if let Some(live) = request.main_conf().traffic.live().filter(|_| request.is_main()) {
+        live.native.note(request);
     }
 }

@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use nginx_sys as sys;
 
 use super::conf::Kind;
+use super::native::Known;
 use super::{snapshot, symbols};
 use crate::nginx::conf::MainConf;
 use crate::shared::traffic::cells;
@@ -42,16 +43,35 @@ pub fn upstream(conf: &MainConf, name: &str) {
 }
 
 /// A cache.
-pub fn cache(_: &MainConf, _: &str) {}
+pub fn cache(conf: &MainConf, name: &str) {
+    if let Some(live) = conf.traffic.live() {
+        reset_of(&live.native.caches, name);
+    }
+}
+
+fn reset_of<T: cells::Cells>(zones: &[Known<T>], name: &str) {
+    zones.iter().filter(|known| known.name == name).for_each(|known| known.series.reset());
+}
 
 /// A zone of `limit_req`.
-pub fn limit_req(_: &MainConf, _: &str) {}
+pub fn limit_req(conf: &MainConf, name: &str) {
+    if let Some(live) = conf.traffic.live() {
+        reset_of(&live.native.reqs, name);
+    }
+}
 
 /// A zone of `limit_conn`.
-pub fn limit_conn(_: &MainConf, _: &str) {}
+pub fn limit_conn(conf: &MainConf, name: &str) {
+    if let Some(live) = conf.traffic.live() {
+        reset_of(&live.native.conns, name);
+    }
+}
 
 /// A `rate_limit_zone`.
-pub fn rate_limit(_: &MainConf, _: &str) {}
+pub fn rate_limit(conf: &MainConf, name: &str) {
+    let zones = conf.limits.0.iter().filter(|zone| zone.name == name);
+    zones.filter_map(|zone| zone.series.get()).for_each(|series| series.reset());
+}
 
 /// Connections accepted and dropped.
 pub fn connections(conf: &MainConf) {

@@ -1,6 +1,9 @@
 //! `fields=a,b`: less of an answer.
+//!
+//! An answer may be large, and most of the work is to write it; so what was not asked for is cut out of the text, which is JSON
+//! that we have written ourselves.
 
-use serde_json::{Map, Value};
+use core::ops::Range;
 
 /// Where in a document the members stand that `fields` chooses from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,24 +26,93 @@ impl Fields {
         Self(text.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect())
     }
 
-    /// The document without what was not asked for.
-    pub fn apply(&self, document: Value, shape: Shape) -> Value {
-        match (document, shape) {
-            (Value::Object(members), Shape::Collection) if self.0.is_empty() => {
-                members.into_iter().map(|(name, _)| Value::String(name)).collect()
+    /// The document without what was not asked for. `text` is compact JSON.
+    pub fn apply(&self, text: &[u8], shape: Shape) -> Vec<u8> {
+        let mut out = Vec::new();
+        match shape {
+            Shape::Object => self.pick(text, &mut out),
+            Shape::Collection if self.0.is_empty() => {
+                list(&mut out, b"[]", entries(text), |(key, _), out| out.extend_from_slice(key));
             }
-            (Value::Object(members), Shape::Collection) => {
-                let less = |(name, value)| (name, self.pick(value));
-                Value::Object(members.into_iter().map(less).collect())
-            }
-            (Value::Array(elements), Shape::List) => elements.into_iter().map(|one| self.pick(one)).collect(),
-            (document, _) => self.pick(document),
+            Shape::Collection => list(&mut out, b"{}", entries(text), |(key, value), out| {
+                out.extend_from_slice(key);
+                out.push(b':');
+                self.pick(value, out);
+            }),
+            Shape::List => list(&mut out, b"[]", elements(text), |element, out| self.pick(element, out)),
         }
+        out
     }
 
-    fn pick(&self, value: Value) -> Value {
-        let Value::Object(members) = value else { return value };
-        let wanted = |(name, _): &(String, Value)| self.0.contains(name);
-        Value::Object(members.into_iter().filter(wanted).collect::<Map<_, _>>())
+    fn pick(&self, object: &[u8], out: &mut Vec<u8>) {
+        let wanted = |key: &[u8]| self.0.iter().any(|name| inside(key) == name.as_bytes());
+        list(out, b"{}", entries(object).filter(|(key, _)| wanted(key)), |(key, value), out| {
+            out.extend_from_slice(key);
+            out.push(b':');
+            out.extend_from_slice(value);
+        });
     }
+}
+
+/// Things with commas between, in brackets.
+fn list<T>(
+    out: &mut Vec<u8>,
+    [open, close]: &[u8; 2],
+    things: impl Iterator<Item = T>,
+    write: impl Fn(T, &mut Vec<u8>),
+) {
+    out.push(*open);
+    for (at, thing) in things.enumerate() {
+        if at > 0 {
+            out.push(b',');
+        }
+        write(thing, out);
+    }
+    out.push(*close);
+}
+
+/// A string without its quotes.
+fn inside(string: &[u8]) -> &[u8] {
+    string.get(1..string.len().saturating_sub(1)).unwrap_or_default()
+}
+
+/// The members of an object: names, with their quotes, and values. None of what is no object.
+fn entries(object: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let object = if object.first() == Some(&b'{') { object } else { b"{}" };
+    let mut at = 1;
+    core::iter::from_fn(move || {
+        let key = value(object, at)?;
+        let its = value(object, key.end + 1)?;
+        at = its.end + 1;
+        Some((object.get(key)?, object.get(its)?))
+    })
+}
+
+/// The elements of an array.
+fn elements(array: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut at = 1;
+    core::iter::from_fn(move || {
+        let element = value(array, at)?;
+        at = element.end + 1;
+        array.get(element)
+    })
+}
+
+/// Where the value that begins at `from` lies; `None` if none does.
+fn value(text: &[u8], from: usize) -> Option<Range<usize>> {
+    let (mut deep, mut quoted, mut at) = (0_usize, false, from);
+    loop {
+        match *text.get(at)? {
+            b'\\' if quoted => at += 1,
+            b'"' => quoted = !quoted,
+            _ if quoted => {}
+            b'{' | b'[' => deep += 1,
+            b'}' | b']' if deep == 0 => break,
+            b'}' | b']' => deep -= 1,
+            b',' | b':' if deep == 0 => break,
+            _ => {}
+        }
+        at += 1;
+    }
+    (at > from).then_some(from..at)
 }

@@ -54,9 +54,19 @@ pub fn is_json(content_type: &[u8]) -> bool {
     media.trim_ascii().eq_ignore_ascii_case(b"application/json")
 }
 
-/// Bytes that somebody else chose, as text: what is not UTF-8 becomes U+FFFD.
+/// Bytes that somebody else chose, as text: what is not UTF-8 becomes `\xff`, as it does in names of the configuration, so that
+/// one can be told from another.
 pub fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+    use core::fmt::Write;
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        for byte in chunk.invalid() {
+            // Writing to a String does not fail.
+            let _ = write!(text, "\\x{byte:02x}");
+        }
+    }
+    text
 }
 
 #[cfg(test)]

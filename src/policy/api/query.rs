@@ -11,7 +11,7 @@ impl Query {
         Self(args.to_vec())
     }
 
-    /// The first argument of this name, decoded; what is not UTF-8 becomes U+FFFD.
+    /// The first argument of this name, decoded; what is not UTF-8 as in [`text`](super::text).
     pub fn get(&self, name: &str) -> Option<String> {
         self.0.split(|byte| *byte == b'&').find_map(|one| {
             let at = one.iter().position(|byte| *byte == b'=')?;

@@ -64,7 +64,10 @@ fn arguments_are_decoded() {
 fn fields_choose_within_objects_collections_and_lists() {
     let one = json!({"a": 1, "b": 2});
     let all = json!({"x": {"a": 1, "b": 2}, "y": {"b": 3}});
-    let only = |names: &str, document: &Value, shape| Fields::parse(names).apply(document.clone(), shape);
+    let only = |names: &str, document: &Value, shape| {
+        let text = Fields::parse(names).apply(document.to_string().as_bytes(), shape);
+        serde_json::from_slice::<Value>(&text).unwrap()
+    };
     assert_eq!(only("b", &one, Shape::Object), json!({"b": 2}));
     assert_eq!(only("b,c", &all, Shape::Collection), json!({"x": {"b": 2}, "y": {"b": 3}}));
     assert_eq!(only("", &all, Shape::Collection), json!(["x", "y"]));
@@ -86,6 +89,12 @@ fn only_pages_of_this_server_write() {
 }
 
 #[test]
+fn what_is_not_text_is_written_out() {
+    assert_eq!(text("z\u{e4}".as_bytes()), "z\u{e4}");
+    assert_eq!(text(b"z\xff\xc3"), "z\\xff\\xc3");
+}
+
+#[test]
 fn media_types() {
     assert!(is_json(b"application/json") && is_json(b"Application/JSON ; charset=utf-8"));
     assert!(!is_json(b"text/json") && !is_json(b"application/jsonx") && !is_json(b""));
@@ -103,7 +112,60 @@ fn known_times() {
     }
 }
 
+/// What `fields` means, on a tree.
+fn pick(names: &[&str], value: Value, shape: Shape) -> Value {
+    let object = |value| match value {
+        Value::Object(all) => {
+            Value::Object(all.into_iter().filter(|(name, _)| names.contains(&name.as_str())).collect())
+        }
+        _ => json!({}),
+    };
+    match (shape, value) {
+        (Shape::Object, value) => object(value),
+        (Shape::Collection, Value::Object(all)) if names.is_empty() => {
+            all.into_iter().map(|(name, _)| Value::String(name)).collect()
+        }
+        (Shape::Collection, Value::Object(all)) => {
+            Value::Object(all.into_iter().map(|(name, value)| (name, object(value))).collect())
+        }
+        (_, Value::Array(all)) => all.into_iter().map(object).collect(),
+        (_, other) => other,
+    }
+}
+
+fn tree() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        "[a-c\"\\\\\\[\\]{},:\u{e4}]{0,6}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(4, 40, 5, |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            proptest::collection::vec(("[ab\"\\\\{},:]{0,2}", inner), 0..4)
+                .prop_map(|all| all.into_iter().collect()),
+        ]
+    })
+}
+
 proptest! {
+    #[test]
+    fn cutting_text_is_choosing_from_a_tree(one in tree(), two in tree(), names in proptest::collection::vec("[ab]{1,2}", 0..3)) {
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        let fields = Fields::parse(&names.join(","));
+        let documents = [
+            (one.clone(), Shape::Object),
+            (json!({"x": one, "a\"": two}), Shape::Collection),
+            (json!([one, two, {}]), Shape::List),
+        ];
+        for (document, shape) in documents {
+            let cut = fields.apply(document.to_string().as_bytes(), shape);
+            let cut: Value = serde_json::from_slice(&cut).unwrap();
+            prop_assert_eq!(cut, pick(&names, document, shape));
+        }
+    }
+
     #[test]
     fn nothing_a_client_sends_panics(uri: Vec<u8>, raw: Vec<u8>, prefix: Vec<u8>, args: Vec<u8>) {
         let _ = segments(&uri, &raw, Prefix::Text(&prefix));
@@ -113,6 +175,9 @@ proptest! {
         let _ = is_foreign(Some(&uri), Some(&raw), Some(&prefix));
         let _ = is_foreign(None, Some(&raw), Some(&prefix));
         let _ = (is_json(&args), is_version(&args));
+        for shape in [Shape::Object, Shape::Collection, Shape::List] {
+            let _ = Fields::parse("a").apply(&args, shape);
+        }
     }
 
     #[test]

@@ -6,5 +6,4 @@ mod moving;
 
 pub use codes::{CLASSES, KNOWN, class_of, code_at, index_of};
 pub use histogram::{DURATION, RESPONSE, bucket};
-#[allow(unused_imports, dead_code, reason = "for upstream servers, in the next step")]
 pub use moving::{moved, shown};

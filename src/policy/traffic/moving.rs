@@ -7,7 +7,6 @@ const FRACTION: u64 = 1_024;
 
 /// The average after one more sample; 0 stands for no sample yet.
 #[must_use]
-#[allow(dead_code, reason = "for upstream servers, in the next step")]
 pub fn moved(average: u64, sample: Millis) -> u64 {
     let sample = sample.min(u64::from(u32::MAX)) * FRACTION + 1;
     if average == 0 { sample } else { average - average / 20 + sample / 20 }.max(1)

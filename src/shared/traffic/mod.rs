@@ -217,7 +217,6 @@ impl Store {
 
     /// Whether it is this caller's turn to look at what changes by itself: once every `pause` milliseconds, for
     /// whoever asks first.
-    #[allow(dead_code, reason = "downtime, which is to come")]
     pub fn may_look(&self, now: u64, pause: u64) -> bool {
         let last = self.header.looked.load(Relaxed);
         now.wrapping_sub(last) >= pause
@@ -231,8 +230,8 @@ impl Store {
     /// [`Full`]: the zone is too small.
     pub fn claim<T: Cells>(&self, key: Key) -> Result<Series<T>, Full> {
         let now = self.generation();
-        let ours = |record: &Record| record.kind.load(Relaxed) == T::KIND;
-        let found = self.records().find(|(_, record)| ours(record) && record.is(key));
+        let ours = |record: &Record| record.kind.load(Relaxed) == T::KIND && record.is(key);
+        let found = self.records().find(|(_, record)| ours(record));
         let (number, record) = match found {
             Some(found) => found,
             None => self.take::<T>(now)?,
@@ -241,6 +240,13 @@ impl Store {
         record.key[1].store(key[1], SeqCst);
         record.used.store(now.max(1), Release);
         self.series(number, record).map_err(|_| self.full::<T>())
+    }
+
+    /// The series of this key, if somebody has claimed it: without a lock, at any time.
+    pub fn find<T: Cells>(&self, key: Key) -> Option<Series<T>> {
+        let ours = |record: &Record| record.kind.load(Relaxed) == T::KIND && record.is(key);
+        let (number, record) = self.records().find(|(_, record)| ours(record))?;
+        self.series(number, record).ok()
     }
 
     /// A record of this kind that no cycle has used for long, cleared, or a fresh one.

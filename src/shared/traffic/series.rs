@@ -55,6 +55,20 @@ impl<T: Cells> Series<T> {
         sum.saturating_sub(cell(self.base).load(Relaxed))
     }
 
+    /// As [`Self::sum`], of counters that lie side by side: shard by shard, as memory likes it.
+    pub fn sums<const N: usize>(&self, cells: impl Fn(&'static T) -> &'static [AtomicU64; N]) -> [u64; N] {
+        let mut sums = [0u64; N];
+        for shard in &self.shards {
+            for (sum, cell) in sums.iter_mut().zip(cells(shard)) {
+                *sum = sum.wrapping_add(cell.load(Relaxed));
+            }
+        }
+        for (sum, base) in sums.iter_mut().zip(cells(self.base)) {
+            *sum = sum.saturating_sub(base.load(Relaxed));
+        }
+        sums
+    }
+
     /// Takes all counters back to 0. What is counted at the same time is counted after it, or not at all.
     pub fn reset(&self) {
         for at in 0..T::COUNTERS {
@@ -97,14 +111,15 @@ impl<T: Cells> Series<T> {
                     .for_each(|sum| *sum += times);
             }
         };
-        for (index, code) in (0..).map_while(|index| Some((index, code_at(index)?))) {
-            met(code, self.sum(|cells| &of(cells).known[index]));
+        let (known, named) = (self.sums(|cells| &of(cells).known), self.sums(|cells| &of(cells).named));
+        for (index, times) in known.into_iter().enumerate() {
+            code_at(index).into_iter().for_each(|code| met(code, times));
         }
-        for (named, code) in self.record.names() {
-            met(code, self.sum(|cells| &of(cells).named[named]));
+        for (at, code) in self.record.names() {
+            met(code, named.get(at).copied().unwrap_or(0));
         }
-        for (class, sum) in classes.iter_mut().enumerate() {
-            *sum += self.sum(|cells| &of(cells).other[class]);
+        for (sum, other) in classes.iter_mut().zip(self.sums(|cells| &of(cells).other)) {
+            *sum += other;
         }
         codes.sort_unstable();
         (codes, classes)

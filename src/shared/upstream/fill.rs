@@ -1,8 +1,9 @@
 //! How full the zone is.
 
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::Ordering::Relaxed;
 
-use super::{BREAKER, BreakerSlot, CHECK, FrontSlot, HEADER, Slot, Store};
+use super::slots::{BREAKER, BreakerSlot, CHECK, FrontSlot, Slot};
+use super::{HEADER, Store};
 
 /// The zone at one moment, for the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -10,7 +11,8 @@ pub struct Fill {
     /// Bytes of the zone, and those that its head and the records in use take.
     pub bytes: usize,
     pub used: usize,
-    /// Records of checks and of servers that this cycle or the two before it asked for.
+    /// Records of checks and of servers that this cycle or the two before it asked for, and that are of servers that
+    /// are still there.
     pub checks: usize,
     pub breakers: usize,
     /// Records that there was no room for.
@@ -31,8 +33,12 @@ impl Store {
     }
 
     fn used<T: Slot>(&self) -> usize {
-        let now = self.header.generation.load(SeqCst);
-        self.slots::<T>().filter(|(_, slot)| slot.ident().idle(now) <= 2).count()
+        let cycle = self.generation();
+        let used = |slot: &T| {
+            let usage = slot.ident().usage();
+            usage.released == 0 && usage.idle(cycle) <= 2
+        };
+        self.slots::<T>().filter(|(_, slot)| used(slot)).count()
     }
 }
 
@@ -40,20 +46,23 @@ impl Store {
 mod tests {
     use super::*;
     use crate::shared::cell::Region;
-    use crate::shared::upstream::LEAST;
+    use crate::shared::upstream::{Claims, LEAST};
 
     #[test]
     fn what_is_claimed_and_what_is_not_is_counted() {
-        let store = Store::create(Region::on_heap(LEAST + CHECK)).expect("room");
+        let size = LEAST + CHECK;
+        let store = Store::create(Region::on_heap(size)).expect("room");
         store.begin_cycle();
-        assert_eq!(store.fill(), Fill { bytes: LEAST + CHECK, used: HEADER, ..Fill::default() });
-        store.check([1, 1]).expect("room");
-        store.check([2, 2]).expect("room");
-        store.breaker([3, 3]).expect("room");
-        assert!(store.check([4, 4]).is_err());
+        assert_eq!(store.fill(), Fill { bytes: size, used: HEADER, ..Fill::default() });
+        let mut claims = Claims::new(&store, 1);
+        claims.check(1, [1, 1], 0).expect("room");
+        claims.check(1, [2, 2], 0).expect("room");
+        claims.breaker(0, [3, 3]).expect("room");
+        assert!(claims.check(1, [4, 4], 0).is_err());
         let full = store.fill();
-        assert_eq!((full.checks, full.breakers, full.failures), (2, 1, 1));
-        assert_eq!(full.used, full.bytes);
+        assert_eq!((full.checks, full.breakers, full.failures, full.used), (2, 1, 1, size));
+        claims.release_others(1, [&[0].into(), &[].into()]);
+        assert_eq!(store.fill().checks, 1, "one that left is not in use");
         for _ in 0..3 {
             store.begin_cycle();
         }

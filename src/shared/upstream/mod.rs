@@ -2,8 +2,12 @@
 //! breakers from the back.
 //!
 //! A record belongs to a key, a 128-bit hash of what it is about, never to a position: a reload finds its
-//! records again whatever moved in the configuration. Only the master claims records, in `init_module`,
-//! before it starts the workers of the new cycle; workers of the old one keep using theirs meanwhile.
+//! records again whatever moved in the configuration. The master claims them in `init_module`, before it starts the
+//! workers of the new cycle; workers of the old one keep using theirs meanwhile. Servers that come later have theirs
+//! claimed by the first worker that sees them ([`claims`]).
+
+mod claims;
+mod slots;
 
 mod fill;
 
@@ -14,11 +18,13 @@ use super::balance::Server;
 use super::breaker::Breaker;
 use super::cell::{Region, RegionError, Shared, shared_struct};
 use super::health::Check;
+pub use claims::{Claims, Found};
+use slots::{BREAKER, BreakerSlot, CHECK, FrontSlot, IDENT, Slot};
 
 /// Says that the memory is ours; written last.
 const MAGIC: u64 = u64::from_be_bytes(*b"sluiceUP");
 /// One more whenever a struct of this zone changes.
-pub const LAYOUT: u64 = 4;
+pub const LAYOUT: u64 = 5;
 /// Worker indices that `enter` tells apart.
 const WORKERS: usize = 128;
 
@@ -38,6 +44,8 @@ shared_struct! {
         checks: AtomicU64,
         /// Breaker records ever claimed.
         breakers: AtomicU64,
+        /// Changes of the groups' servers that the core does not count itself.
+        members: AtomicU64,
         /// Records that there was no room for.
         failures: AtomicU64,
         /// The cycle in which a worker of this index started last.
@@ -45,43 +53,10 @@ shared_struct! {
     }
 }
 
-shared_struct! {
-    /// Whose a record is.
-    #[derive(Debug, Default)]
-    struct Ident {
-        key: [AtomicU64; 2],
-        /// The last cycle that asked for it; 0: nobody's.
-        used: AtomicU64,
-        spare: AtomicU64,
-    }
-}
-
-shared_struct! {
-    /// A record from the front: its key says whether of a check or of a server.
-    #[derive(Debug, Default)]
-    struct FrontSlot {
-        ident: Ident,
-        words: [AtomicU64; 8],
-    }
-}
-
-shared_struct! {
-    #[derive(Debug, Default)]
-    #[repr(align(64))]
-    struct BreakerSlot {
-        ident: Ident,
-        body: Breaker,
-    }
-}
-
 const HEADER: usize = size_of::<Header>();
-const IDENT: usize = size_of::<Ident>();
-const CHECK: usize = size_of::<FrontSlot>();
-const BREAKER: usize = size_of::<BreakerSlot>();
 /// The smallest zone: a record of each kind.
 const LEAST: usize = HEADER + CHECK + BREAKER;
-const _: () = assert!(HEADER == 576 && CHECK == 96 && (cfg!(sluice_loom) || BREAKER == 576));
-const _: () = assert!(IDENT + size_of::<Check>() == CHECK && IDENT + size_of::<Server>() == CHECK);
+const _: () = assert!(HEADER == 640);
 
 pub use fill::Fill;
 
@@ -112,56 +87,6 @@ pub struct Full {
     pub checks: usize,
     /// Breaker records claimed so far.
     pub breakers: usize,
-}
-
-/// What may be a record of the zone.
-trait Slot: Shared {
-    const WHAT: &'static str;
-    fn ident(&self) -> &Ident;
-    fn clear(&self);
-    fn copy_from(&self, old: &Self);
-    /// How many were ever claimed.
-    fn count(header: &Header) -> &AtomicU64;
-    fn offset(index: usize, size: usize) -> Option<usize>;
-}
-
-impl Slot for FrontSlot {
-    const WHAT: &'static str = "health check";
-    fn ident(&self) -> &Ident {
-        &self.ident
-    }
-    fn clear(&self) {
-        self.words.iter().for_each(|word| word.store(0, SeqCst));
-    }
-    fn copy_from(&self, old: &Self) {
-        self.words.iter().zip(&old.words).for_each(|(to, from)| to.store(from.load(SeqCst), SeqCst));
-    }
-    fn count(header: &Header) -> &AtomicU64 {
-        &header.checks
-    }
-    fn offset(index: usize, _: usize) -> Option<usize> {
-        index.checked_mul(CHECK)?.checked_add(HEADER)
-    }
-}
-
-impl Slot for BreakerSlot {
-    const WHAT: &'static str = "circuit breaker";
-    fn ident(&self) -> &Ident {
-        &self.ident
-    }
-    fn clear(&self) {
-        self.body.clear();
-    }
-    fn copy_from(&self, old: &Self) {
-        self.body.copy_from(&old.body);
-    }
-    fn count(header: &Header) -> &AtomicU64 {
-        &header.breakers
-    }
-    fn offset(index: usize, size: usize) -> Option<usize> {
-        let end = size - size % Region::ALIGN;
-        end.checked_sub(index.checked_add(1)?.checked_mul(BREAKER)?)
-    }
 }
 
 /// The zone of upstream state. A plain handle: copies view the same memory.
@@ -245,42 +170,27 @@ impl Store {
         self.header.changes.fetch_add(1, Release);
     }
 
-    /// Finds the check of this key or claims one, for the present cycle. The index holds until the zone is
-    /// replaced; `true`: it is new. Only the master, after `begin_cycle`.
-    ///
-    /// # Errors
-    /// [`Full`]: the zone is too small.
-    pub fn check(&self, key: Key) -> Result<(usize, bool), Full> {
-        self.find_or_claim::<FrontSlot>(key)
+    /// Servers that came or left without the core's counting it: each worker compares with what it saw last.
+    pub fn memberships(&self) -> u64 {
+        self.header.members.load(Acquire)
     }
 
-    /// As [`Self::check`], for a breaker.
-    ///
-    /// # Errors
-    /// [`Full`]: the zone is too small.
-    pub fn breaker(&self, key: Key) -> Result<(usize, bool), Full> {
-        self.find_or_claim::<BreakerSlot>(key)
+    /// Tells all workers that a server has come or left. After the change.
+    pub fn note_membership(&self) {
+        self.header.members.fetch_add(1, Release);
     }
 
-    /// The check at an index that [`Self::check`] returned.
+    /// The check at an index that [`Claims::check`] returned.
     pub fn check_at(&self, index: usize) -> Option<&'static Check> {
         self.front(index)
     }
 
-    /// As [`Self::check`], for a server.
-    ///
-    /// # Errors
-    /// [`Full`]: the zone is too small.
-    pub fn server(&self, key: Key) -> Result<(usize, bool), Full> {
-        self.find_or_claim::<FrontSlot>(key).map_err(|full| Full { what: "server", ..full })
-    }
-
-    /// The server at an index that [`Self::server`] returned.
+    /// The server at an index that [`Claims::server`] returned.
     pub fn server_at(&self, index: usize) -> Option<&'static Server> {
         self.front(index)
     }
 
-    /// The breaker at an index that [`Self::breaker`] returned.
+    /// The breaker at an index that [`Claims::breaker`] returned.
     pub fn breaker_at(&self, index: usize) -> Option<&'static Breaker> {
         self.slot::<BreakerSlot>(index).map(|slot| &slot.body)
     }
@@ -290,6 +200,7 @@ impl Store {
     pub fn copy_from(&self, old: &Self) -> usize {
         self.header.generation.store(old.header.generation.load(SeqCst), SeqCst);
         self.header.changes.store(old.header.changes.load(SeqCst), SeqCst);
+        self.header.members.store(old.header.members.load(SeqCst), SeqCst);
         self.header.failures.store(old.header.failures.load(SeqCst), SeqCst);
         for (to, from) in self.header.entered.iter().zip(&old.header.entered) {
             to.store(from.load(SeqCst), SeqCst);
@@ -312,41 +223,6 @@ impl Store {
     fn slots<T: Slot>(&self) -> impl Iterator<Item = (usize, &'static T)> + '_ {
         let count = T::count(self.header).load(Acquire) as usize;
         (0..count).map_while(|index| Some((index, self.slot(index)?)))
-    }
-
-    fn find_or_claim<T: Slot>(&self, key: Key) -> Result<(usize, bool), Full> {
-        let now = self.header.generation.load(SeqCst);
-        if let Some((index, slot)) = self.slots::<T>().find(|(_, slot)| slot.ident().is(key)) {
-            // Forgotten for two whole cycles: what it remembers is of another time.
-            let new = slot.ident().idle(now) > 2;
-            if new {
-                slot.clear();
-            }
-            slot.ident().used.store(now, Release);
-            return Ok((index, new));
-        }
-        let (index, slot) = self.claim::<T>(now).inspect_err(|_| {
-            self.header.failures.fetch_add(1, Relaxed);
-        })?;
-        slot.ident().take(key, now);
-        Ok((index, true))
-    }
-
-    /// A record for a new key: one idle for more than two cycles, else a fresh one, else one that only the
-    /// cycle before the last used: workers older than the one being replaced may still have a request there.
-    fn claim<T: Slot>(&self, now: u64) -> Result<(usize, &'static T), Full> {
-        let idle = |least| self.slots::<T>().find(move |(_, slot)| slot.ident().idle(now) >= least);
-        let (index, slot) = match idle(3) {
-            Some(found) => found,
-            None => match self.extend() {
-                Some(fresh) => return Ok(fresh),
-                None => idle(2).ok_or_else(|| self.full::<T>())?,
-            },
-        };
-        // In this order, so that a key never stands over another's state.
-        slot.ident().used.store(0, SeqCst);
-        slot.clear();
-        Ok((index, slot))
     }
 
     /// One more record, if the two kinds do not meet.
@@ -377,11 +253,11 @@ impl Store {
     }
 
     fn copy_slots<T: Slot>(&self, old: &Self) -> usize {
-        let now = old.header.generation.load(SeqCst);
+        let now = old.generation();
         let mut lost = 0;
         for (_, from) in old.slots::<T>() {
-            let used = from.ident().used.load(SeqCst);
-            if used == 0 || from.ident().idle(now) > 2 {
+            let (ident, usage) = (from.ident(), from.ident().usage());
+            if usage.cycle == 0 || usage.idle(now) > 2 {
                 continue;
             }
             let Some((_, to)) = self.extend::<T>() else {
@@ -389,33 +265,9 @@ impl Store {
                 continue;
             };
             to.copy_from(from);
-            to.ident().take(from.ident().key(), used);
+            to.ident().take(ident.owner(), ident.key(), usage);
         }
         lost
-    }
-}
-
-impl Ident {
-    fn key(&self) -> Key {
-        [self.key[0].load(SeqCst), self.key[1].load(SeqCst)]
-    }
-
-    fn is(&self, key: Key) -> bool {
-        self.used.load(Acquire) != 0 && self.key() == key
-    }
-
-    /// Cycles since somebody asked for it; a record that is nobody's is idle for ever.
-    fn idle(&self, now: u64) -> u64 {
-        match self.used.load(Acquire) {
-            0 => u64::MAX,
-            used => now.saturating_sub(used),
-        }
-    }
-
-    fn take(&self, key: Key, used: u64) {
-        self.key[0].store(key[0], SeqCst);
-        self.key[1].store(key[1], SeqCst);
-        self.used.store(used, Release);
     }
 }
 

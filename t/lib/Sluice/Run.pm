@@ -90,6 +90,19 @@ sub run {
     return $pid;
 }
 
+# run_code($code): the same for a piece of Perl, which ends with the test.
+sub run_code {
+    my $code = shift;
+    my $pid = fork;
+    die "fork: $!\n" unless defined $pid;
+    if (!$pid) {
+        eval { $code->() };
+        POSIX::_exit(0);
+    }
+    push @started, $pid;
+    return $pid;
+}
+
 # gateway(http => TEXT, …): an nginx that runs; an object with pid, dir, and the methods below.
 sub gateway {
     my $dir = conf(@_);

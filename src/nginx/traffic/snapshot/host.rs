@@ -1,72 +1,41 @@
 //! What nginx itself keeps in shared memory: slab pools, caches; and its own limits.
 
+use core::sync::atomic::AtomicUsize;
 use core::sync::atomic::Ordering::Relaxed;
 
 use nginx_sys as sys;
 
-use super::{Cache, LimitConn, LimitReq, Slab, Slot};
+use super::super::shm::{self, Zone};
+use super::{Cache, Fetched, LimitConn, LimitReq, Served, Slab, Slot};
 use crate::nginx::conf::MainConf;
-use crate::nginx::sys::module_by_name;
+use crate::shared::traffic::{Series, cells};
 
 /// Worker processes that were started in place of others that had died.
 pub fn processes(conf: &MainConf) -> u64 {
     conf.traffic.live().map_or(0, |live| live.host.sum(|host| &host.respawned))
 }
 
-/// Calls `see` with each zone of shared memory of the cycle that this process serves.
-fn zones(mut see: impl FnMut(String, &sys::ngx_shm_zone_t)) {
-    // SAFETY: the running cycle's list of zones does not change while it runs; its parts' elements are zones.
-    unsafe {
-        if sys::ngx_cycle.is_null() {
-            return;
-        }
-        let mut part: *const sys::ngx_list_part_t = &raw const (*sys::ngx_cycle).shared_memory.part;
-        while !part.is_null() {
-            for at in 0..(*part).nelts {
-                let zone = &*(*part).elts.cast::<sys::ngx_shm_zone_t>().add(at);
-                if !zone.shm.addr.is_null() {
-                    see(zone.shm.name.to_string(), zone);
-                }
-            }
-            part = (*part).next;
-        }
-    }
-}
-
-/// The zones of one of these modules.
-fn zones_of(modules: &[&core::ffi::CStr], mut see: impl FnMut(String, &sys::ngx_shm_zone_t)) {
-    // SAFETY: the running cycle, whose list of modules is complete.
-    let tags = modules.iter().filter_map(|name| unsafe { module_by_name(sys::ngx_cycle, name) });
-    let tags: Vec<_> = tags.collect();
-    zones(|name, zone| {
-        if tags.iter().any(|tag| core::ptr::eq(tag.cast(), zone.tag)) {
-            see(name, zone);
-        }
-    });
-}
-
 /// The pages and slots of every zone.
 pub fn slabs() -> Vec<(String, Slab)> {
-    let mut found = Vec::new();
-    // SAFETY: nginx lays a slab pool at the head of every zone. Its numbers are read without its mutex: each is a word,
-    // and what they say together may be a moment old.
-    zones(|name, zone| found.push((name, unsafe { slab(zone.shm.addr.cast()) })));
-    found
+    // SAFETY: the cycle this process serves, all of whose zones are mapped; nginx lays a slab pool at the head of each.
+    // Its numbers are read without its mutex: each is a word, and what they say together may be a moment old.
+    unsafe {
+        let zones = shm::all(sys::ngx_cycle).into_iter().filter(|(_, zone)| !(**zone).shm.addr.is_null());
+        zones.map(|(name, zone)| (name, slab((*zone).shm.addr.cast()))).collect()
+    }
 }
 
 /// Calls `see` with the statistics of each slot of a zone.
 pub fn slab_stats(name: &str, mut see: impl FnMut(*mut sys::ngx_slab_stat_t)) {
-    zones(|its, zone| {
-        if its != name {
-            return;
-        }
-        // SAFETY: as in `slabs`.
-        unsafe {
-            let pool = zone.shm.addr.cast::<sys::ngx_slab_pool_t>();
+    // SAFETY: as in `slabs`.
+    unsafe {
+        let zones = shm::all(sys::ngx_cycle).into_iter();
+        for (_, zone) in zones.filter(|(its, zone)| its == name && !(**zone).shm.addr.is_null()) {
+            let pool = (*zone).shm.addr.cast::<sys::ngx_slab_pool_t>();
             let sizes = sys::ngx_pagesize_shift.saturating_sub((*pool).min_shift);
             (0..sizes).for_each(|at| see((*pool).stats.add(at)));
         }
-    });
+    }
 }
 
 /// # Safety
@@ -92,49 +61,79 @@ unsafe fn slab(pool: *const sys::ngx_slab_pool_t) -> Slab {
     }
 }
 
-/// Modules that cache what they fetch: their zones are those of caches.
-const CACHING: [&core::ffi::CStr; 4] =
-    [c"ngx_http_proxy_module", c"ngx_http_fastcgi_module", c"ngx_http_uwsgi_module", c"ngx_http_scgi_module"];
-
 /// All caches.
-pub fn caches(_: &MainConf) -> Vec<(String, Cache)> {
-    let mut found = Vec::new();
-    zones_of(&CACHING, |name, zone| {
-        // SAFETY: the zones of these modules are announced by proxy_cache_path and the like, with the cache as `data`,
-        // whose shared part has been set up; words of it are read.
-        unsafe {
-            let cache = zone.data.cast::<sys::ngx_http_file_cache_t>();
-            if cache.is_null() || (*cache).sh.is_null() {
-                return;
-            }
-            let blocks = |blocks: sys::off_t| (blocks as u64).saturating_mul((*cache).bsize as u64);
-            let (size, most) = ((&raw const (*(*cache).sh).size).read_volatile(), (*cache).max_size);
-            let unbounded = most as u64 >= i64::MAX as u64 / ((*cache).bsize as u64).max(1);
-            let cold = (&raw const (*(*cache).sh).cold).cast::<core::sync::atomic::AtomicUsize>();
-            found.push((
-                name,
-                Cache {
-                    size: blocks(size),
-                    max_size: (!unbounded).then(|| blocks(most)),
-                    cold: (*cold).load(Relaxed) != 0,
-                    ..Cache::default()
-                },
-            ));
+pub fn caches(conf: &MainConf) -> Vec<(String, Cache)> {
+    let Some(live) = conf.traffic.live() else { return Vec::new() };
+    let caches = live.native.caches.iter();
+    caches.filter_map(|known| Some((known.name.clone(), cache(&known.series, known.zone)?))).collect()
+}
+
+fn cache(series: &Series<cells::Cache>, zone: Zone) -> Option<Cache> {
+    // SAFETY: the zones of these modules are announced by proxy_cache_path and the like, with the cache as `data`,
+    // whose shared part has been set up; words of it are read.
+    let (size, most, block, cold) = unsafe {
+        let cache = (*zone).data.cast::<sys::ngx_http_file_cache_t>().as_ref()?;
+        let shared = cache.sh;
+        if shared.is_null() {
+            return None;
         }
-    });
-    found
+        let cold = (&raw const (*shared).cold).cast::<AtomicUsize>();
+        (
+            (&raw const (*shared).size).read_volatile(),
+            cache.max_size,
+            cache.bsize as u64,
+            (*cold).load(Relaxed),
+        )
+    };
+    let blocks = |blocks: sys::off_t| u64::try_from(blocks).unwrap_or(0).saturating_mul(block);
+    let unbounded = u64::try_from(most).unwrap_or(0) >= i64::MAX as u64 / block.max(1);
+    // By the core's numbers of `$upstream_cache_status`.
+    let served = |at: usize| Served {
+        responses: series.sum(|cells| &cells.responses[at]),
+        bytes: series.sum(|cells| &cells.bytes[at]),
+    };
+    let fetched = |at: usize| Fetched {
+        responses: series.sum(|cells| &cells.responses[at]),
+        bytes: series.sum(|cells| &cells.bytes[at]),
+        responses_written: series.sum(|cells| &cells.responses_written[at]),
+        bytes_written: series.sum(|cells| &cells.bytes_written[at]),
+    };
+    Some(Cache {
+        size: blocks(size),
+        max_size: (!unbounded).then(|| blocks(most)),
+        cold: cold != 0,
+        hit: served(sys::NGX_HTTP_CACHE_HIT as usize),
+        stale: served(sys::NGX_HTTP_CACHE_STALE as usize),
+        updating: served(sys::NGX_HTTP_CACHE_UPDATING as usize),
+        revalidated: served(sys::NGX_HTTP_CACHE_REVALIDATED as usize),
+        miss: fetched(sys::NGX_HTTP_CACHE_MISS as usize),
+        expired: fetched(sys::NGX_HTTP_CACHE_EXPIRED as usize),
+        bypass: fetched(sys::NGX_HTTP_CACHE_BYPASS as usize),
+    })
 }
 
 /// All zones of `limit_req`.
-pub fn limit_reqs(_: &MainConf) -> Vec<(String, LimitReq)> {
-    let mut found = Vec::new();
-    zones_of(&[c"ngx_http_limit_req_module"], |name, _| found.push((name, LimitReq::default())));
-    found
+pub fn limit_reqs(conf: &MainConf) -> Vec<(String, LimitReq)> {
+    // The core's numbers of `$limit_req_status`, which its source keeps to itself.
+    let limit = |series: &Series<cells::CoreLimit>| LimitReq {
+        passed: series.sum(|cells| &cells.outcomes[1]),
+        delayed: series.sum(|cells| &cells.outcomes[2]),
+        rejected: series.sum(|cells| &cells.outcomes[3]),
+        delayed_dry_run: series.sum(|cells| &cells.outcomes[4]),
+        rejected_dry_run: series.sum(|cells| &cells.outcomes[5]),
+    };
+    let Some(live) = conf.traffic.live() else { return Vec::new() };
+    live.native.reqs.iter().map(|known| (known.name.clone(), limit(&known.series))).collect()
 }
 
 /// All zones of `limit_conn`.
-pub fn limit_conns(_: &MainConf) -> Vec<(String, LimitConn)> {
-    let mut found = Vec::new();
-    zones_of(&[c"ngx_http_limit_conn_module"], |name, _| found.push((name, LimitConn::default())));
-    found
+pub fn limit_conns(conf: &MainConf) -> Vec<(String, LimitConn)> {
+    // Those of `$limit_conn_status`, likewise.
+    let limit = |series: &Series<cells::CoreLimit>| LimitConn {
+        passed: series.sum(|cells| &cells.outcomes[1]),
+        rejected: series.sum(|cells| &cells.outcomes[2]),
+        rejected_dry_run: series.sum(|cells| &cells.outcomes[3]),
+    };
+    let Some(live) = conf.traffic.live() else { return Vec::new() };
+    live.native.conns.iter().map(|known| (known.name.clone(), limit(&known.series))).collect()
 }

@@ -15,7 +15,7 @@ mod web;
 pub use breakers::{breakers, routes};
 pub use host::{caches, limit_conns, limit_reqs, processes, slab_stats, slabs};
 pub use limits::rate_limits;
-pub use upstreams::{upstream, upstreams};
+pub use upstreams::{states, upstream, upstreams};
 pub use web::{connections, http, location_zones, present, server_zones, ssl, workers};
 
 use serde::Serialize;
@@ -188,7 +188,7 @@ pub struct Group {
     pub zone: Option<String>,
     /// Primary servers, then backup servers.
     pub peers: Vec<Peer>,
-    /// Idle connections that are kept open; `None`: not known.
+    /// Idle connections that are kept open, as of a second ago at most; `None`: not known.
     pub keepalive: Option<u64>,
     /// Servers that were removed and still serve.
     pub zombies: u64,
@@ -209,7 +209,7 @@ pub struct Peer {
     pub backup: bool,
     pub weight: u64,
     pub state: State,
-    /// Requests that it serves now; without a zone those of this worker.
+    /// Requests that it serves now.
     pub active: u64,
     /// 0: no bound.
     pub max_conns: u64,

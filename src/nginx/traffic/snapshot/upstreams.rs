@@ -2,10 +2,12 @@
 
 use core::ptr::addr_of;
 use core::sync::atomic::Ordering::Relaxed;
+use std::rc::Rc;
 
 use nginx_sys as sys;
 
-use super::super::peers::Server;
+use super::super::peers::{self as peers_of, Server};
+use super::super::process::alive;
 use super::web::responses;
 use super::{Group, HealthChecks, Histogram, Peer, breakers, probes};
 use crate::nginx::conf::MainConf;
@@ -51,17 +53,27 @@ struct Raw {
 fn of(conf: &MainConf, group: &upstream::Group) -> Group {
     group.traffic.refresh(conf, group);
     health::refresh(conf, group);
+    peers_of::observe(conf, group);
     // SAFETY: a group of this process's cycle.
     let zone = unsafe { zone_of(group.upstream).as_ref() };
     let servers = group.traffic.servers();
     let found = raw(group, servers.len());
-    let peers = found.iter().filter_map(|raw| Some(peer(conf, group, servers.get(raw.at)?, raw)));
+    let members = group.health.members();
+    let store = conf.traffic.store();
+    let peers = found.iter().enumerate().filter_map(|(number, raw)| {
+        let its = servers.get(raw.at)?;
+        let mut peer = peer(conf, group, its, member_of(&members, number, its), raw);
+        if let Some(store) = store.filter(|_| zone.is_none()) {
+            peer.active = store.gauge(its.series.number, alive);
+        }
+        Some(peer)
+    });
     Group {
         name: group.name.clone(),
         zone: zone.map(|zone| zone.shm.name.to_string()),
         peers: peers.collect(),
-        keepalive: None,
-        zombies: 0,
+        keepalive: store.map(|store| group.traffic.keepalive(store)),
+        zombies: store.map_or(0, |store| group.traffic.zombies(store) as u64),
         panic: group.health.panics(),
         breaker: group.breaker.gate().map(breakers::of),
     }
@@ -101,28 +113,24 @@ fn raw(group: &upstream::Group, room: usize) -> Vec<Raw> {
     found
 }
 
-fn peer(conf: &MainConf, group: &upstream::Group, its: &Server, raw: &Raw) -> Peer {
-    let series = &its.series;
-    // As a rule both are in the order of the lists, where servers that say the same stay apart.
-    let (members, same) = (group.health.members(), |member: &&Member| member.server.same(&its.server));
-    let member = members.get(raw.at).filter(same).or_else(|| members.iter().find(same));
+fn peer(conf: &MainConf, group: &upstream::Group, its: &Server, member: Option<&Member>, raw: &Raw) -> Peer {
+    let series = its.series;
     let gate = group.breaker.servers().and_then(|servers| {
-        servers.find(raw.name as *const sys::ngx_str_t).map(|member| breakers::of(&member.gate))
+        servers.named(raw.name as *const sys::ngx_str_t).map(|member| breakers::of(&member.gate))
     });
-    let state = member.map_or_else(|| plain_state(raw), |member| member.state(raw.unavail));
     Peer {
         id: its.id,
         server: its.server.name.clone(),
         name: its.server.text().to_owned(),
         backup: raw.role == Role::Backup,
         weight: raw.weight,
-        state,
+        state: state(member, raw),
         active: raw.conns,
         max_conns: raw.max_conns,
         max_fails: raw.max_fails,
         fail_timeout: raw.fail_timeout,
         slow_start: member.map_or(0, |member| member.tuning.slow_start),
-        route: String::new(),
+        route: member.map_or(String::new(), |member| member.tuning.route().to_owned()),
         down: raw.down & 1 != 0,
         drain: member.map_or(raw.down & health::DRAINING != 0, |member| member.tuning.drains()),
         requests: series.sum(|peer| &peer.requests),
@@ -146,8 +154,29 @@ fn peer(conf: &MainConf, group: &upstream::Group, its: &Server, raw: &Raw) -> Pe
     }
 }
 
-/// Of a server that nothing of ours looks after.
-fn plain_state(raw: &Raw) -> State {
+/// The member that a server is: as a rule that of its own number, as both are in the order of the lists.
+fn member_of<'m>(members: &'m [Rc<Member>], number: usize, its: &Server) -> Option<&'m Member> {
+    let is = |member: &&Rc<Member>| member.server.same(&its.server);
+    members.get(number).filter(is).or_else(|| members.iter().find(is)).map(Rc::as_ref)
+}
+
+/// The state of each server of a group.
+pub fn states(conf: &MainConf, group: &upstream::Group) -> Vec<(&'static Series<cells::Peer>, State)> {
+    group.traffic.refresh(conf, group);
+    let servers = group.traffic.servers();
+    let members = group.health.members();
+    let found = raw(group, servers.len()).into_iter().enumerate().filter_map(|(number, raw)| {
+        let its = servers.get(raw.at)?;
+        Some((its.series, state(member_of(&members, number, its), &raw)))
+    });
+    found.collect()
+}
+
+/// The word for how a server stands.
+fn state(member: Option<&Member>, raw: &Raw) -> State {
+    if let Some(member) = member {
+        return member.state(raw.unavail);
+    }
     State::of(Facts {
         down: raw.down & 1 != 0,
         draining: raw.down & health::DRAINING != 0,
@@ -178,7 +207,7 @@ fn average(
 }
 
 fn times(series: &Series<cells::Peer>) -> Histogram {
-    let buckets = core::array::from_fn(|at| series.sum(|peer| &peer.times[at]));
+    let buckets = series.sums(|peer| &peer.times);
     Histogram { buckets, count: buckets.iter().sum(), sum: series.sum(|peer| &peer.time_sum) }
 }
 

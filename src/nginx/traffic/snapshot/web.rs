@@ -55,7 +55,7 @@ fn zone(conf: &MainConf, kind: Kind, series: &Series<cells::Zone>) -> Zone {
 pub fn http(conf: &MainConf) -> Http {
     let Some(live) = conf.traffic.live() else { return Http::default() };
     let series = &live.http;
-    let buckets = core::array::from_fn(|at| series.sum(|http| &http.durations[at]));
+    let buckets = series.sums(|http| &http.durations);
     let ended = series.sum(|http| &http.requests);
     let current = living(conf).map(|place| load(&place.process().current)).sum();
     let before = live.host.whole().requests_before.load(Relaxed);
