@@ -51,19 +51,21 @@ metrics_round() {
 # The lowest quarter's upper end: whatever else the machine does only adds.
 metrics_quartile() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 3) / 4)] }'; }
 
-not_listening() { ! listening "$1"; }
+ended_by_poking() { gone "$1" || ! listening "$2"; }
 
 # metrics_counted NAME PORT PATH REQUESTS: instructions that one process of that gateway needs, from start to end.
 metrics_counted() {
     local dir=$work/$1 counter
     start valgrind --tool=callgrind --callgrind-out-file=/dev/null "$NGINX_BINARY" -p "$dir" -c "$dir/nginx.conf" \
-        -e "$dir/logs/error.log" -g 'daemon off; master_process off;' 2>"$work/counted"
+        -e "$dir/logs/error.log" -g 'daemon off; master_process off;' 2>"$work/callgrind"
     counter=$STARTED
-    wait_for 60 listening "$2" || die "nginx did not start under valgrind" "$(cat "$work/counted")"
+    wait_for 60 listening "$2" || die "nginx did not start under valgrind" "$(cat "$work/callgrind")"
     curl -s -o /dev/null "http://127.0.0.1:$2/$3?[1-$4]"
-    end "$counter"
-    wait_for 5 not_listening "$2"
-    awk '/Collected/ { print $NF }' "$work/counted"
+    # Under valgrind a signal is often there just before the process goes to sleep: a connection wakes it.
+    kill -TERM "$counter"
+    wait_for 30 ended_by_poking "$counter" "$2" || die "nginx does not end under valgrind"
+    wait "$counter" || true
+    awk '/Collected/ { print $NF }' "$work/callgrind"
 }
 
 # metrics_instructions NAME PORT PATH FEW MANY: of one request.
