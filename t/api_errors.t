@@ -19,6 +19,8 @@ server {
     listen 127.0.0.1:$port2 http2;
     location /api { api write=on; }
     location /read { api; }
+    location /filed { api write=on; client_body_in_file_only on; client_body_in_single_buffer on; }
+    location /none { api write=on; client_body_buffer_size 1; }
     location /deep/down/ { api write=on; }
     location = /exact { api; }
     location ~ ^/pattern/ { api; }
@@ -127,6 +129,8 @@ like raw("${post}Expect: 100-continue\r\nConnection: close\r\nContent-Length: 2\
 sub h2 { my @args = @_; return scalar `curl -sS -m 10 --http2-prior-knowledge -w '[%{http_code} %{http_version}]' @args 2>&1` }
 is h2("http://127.0.0.1:$port2/api/9/processes"), '{"respawned":0}[200 2]', 'HTTP/2';
 like h2("-X POST -H 'content-type: application/json' -d '{' http://127.0.0.1:$port2/api/9/nginx"), qr/JsonError.*\[415 2\]/, 'a body over HTTP/2';
+like scalar `printf '[1,2' >$gateway->{dir}/body; nghttp -t 10 --no-content-length -d $gateway->{dir}/body -H ':method: POST' -H 'content-type: application/json' http://127.0.0.1:$port2/api/9/nginx`, qr/JsonError/,
+    'a body of a length that nobody told';
 # curl takes the end of a stream whose body nobody read for an error now and then, whoever answers.
 like scalar `nghttp -t 10 -d $gateway->{dir}/nginx.conf -H ':method: POST' http://127.0.0.1:$port2/read/9/nginx`, qr/MethodDisabled/, 'one that is not wanted';
 like raw("GET /ssi/page.html HTTP/1.0\r\n\r\n"), qr/\r\n\r\n\[\{"respawned":0\}\]\[\{"error":.*PathNotFound.*\}\]$/, 'subrequests';
@@ -139,6 +143,8 @@ is_error(get($port, '/api/9/nginx', method => 'POST', 'Content-Type' => 'text/pl
 is_error(get($port, '/api/9/nginx', method => 'POST', body => '{}', 'Content-Type' => 'Application/JSON; charset=utf-8'), 405, 'MethodDisabled', 'types are told by their names');
 is_error(get($port, '/api/9/nginx', method => 'POST', body => $_, %JSON), 415, 'JsonError', 'not JSON: ' . substr $_, 0, 20)
     for '{', '{}x', "\xff\xfe", '{"a":1,}', "{'a':1}", "\0", 'nan', '[' x 4000, '{"a":' x 1500, '1e9999', '"\ud800"';
+is_error(get($port, '/filed/9/nginx', method => 'POST', body => '{', %JSON), 415, 'JsonError', 'a body that was to go into a file');
+is_error(get($port, '/none/9/nginx', method => 'POST', body => '{}', %JSON), 413, 'RequestEntityTooLarge', 'no room for any');
 is_error(get($port, '/api/9/nginx', method => 'POST', body => '"' . 'x' x 8190 . '"', %JSON), 405, 'MethodDisabled', 'a body that just fits');
 is_error(get($port, '/api/9/nginx', method => 'POST', body => '"' . 'x' x 8191 . '"', %JSON), 413, 'RequestEntityTooLarge', 'one that does not');
 is_error(get($port, '/api/9/nginx', method => 'POST', body => 'x' x 4_000_000, %JSON), 413, 'RequestEntityTooLarge', '4 MB');

@@ -2,6 +2,8 @@
 use strict;
 use warnings;
 use lib 't/lib';
+use File::Temp ();
+use IO::Socket::IP;
 use Sluice::Backends;
 use Sluice::Run;
 use Test::More;
@@ -131,6 +133,36 @@ EOT
     }
     $b->well_again(1);
     ok $gateway->quit, 'quit';
+}
+
+# Over IPv6 and unix sockets; a new server must pass each of several mandatory checks.
+{
+    my ($port, $six) = (free_port(), free_port());
+    my $has_six = IO::Socket::IP->new(LocalHost => '::1', Listen => 1);
+    my $listen  = $has_six ? "listen [::1]:$six;" : '';
+    my $dir     = File::Temp::tempdir(CLEANUP => 1);
+    chmod 0755, $dir;
+    my $socket  = "unix:$dir/odd.sock";
+    my $odd     = backend(server => "$listen listen $socket; root html; location = /health { access_log logs/probes; try_files /sick /well =503; } location / { return 200 odd; }");
+    my $file    = sub { Sluice::Run::spew("$odd->{dir}/html/$_[0]", $_[1]) };
+    $file->(well => 'ok');
+    my %group   = (sock => "server $socket;", both => "server $socket; health_check interval=100ms uri=/nothing mandatory match=gone;", $has_six ? (six => "server [::1]:$six;") : ());
+    my $gateway = gateway(main => $log, http => 'match well { status 200; body ~ ok; } match gone { status 404; }'
+            . join('', map {"upstream $_ { $group{$_} health_check interval=100ms uri=/health mandatory match=well; }\n"} sort keys %group)
+            . "server { listen 127.0.0.1:$port; " . join('', map {"location /$_ { proxy_pass http://$_; }"} keys %group) . '}');
+    for my $name (grep { $_ ne 'both' } sort keys %group) {
+        my $at = $name eq 'six' ? "[::1]:$six" : $socket;
+        ok wait_until(5, sub { status_of(get($port, "/$name")) == 200 }), "$name: served once it has passed";
+        my $since = length $gateway->log;
+        $file->(sick => 'no');
+        ok wait_until(5, sub { substr($gateway->log, $since) =~ /server \Q$at\E is unhealthy: body: .* upstream "$name"/ }), "$name: out" or diag $gateway->log;
+        is status_of(get($port, "/$name")), 502, "$name: nobody is left";
+        unlink "$odd->{dir}/html/sick";
+    }
+    ok wait_until(5, sub { $gateway->log =~ /is unhealthy: status: .* upstream "both"/ }), 'both: one of two mandatory checks fails from the start' or diag $gateway->log;
+    is status_of(get($port, '/both')), 502, 'and the other is not enough';
+    ok $gateway->quit, 'quit';
+    diag 'this machine has no IPv6, nothing was checked over it' if !$has_six;
 }
 
 # fails= and passes=: verdicts in a row. Probes are counted by the backend.

@@ -4,6 +4,7 @@ use strict;
 use warnings;
 use lib 't/lib';
 use List::Util 'shuffle';
+use Sluice::Certificates;
 use Sluice::Load;
 use Sluice::Redis;
 use Sluice::Run;

@@ -116,8 +116,9 @@ sub out { my ($gateway, $count) = @_; wait_until(5, sub { ($count) == (() = $gat
     my $began = back('rr', $since);
     sleep $began + $time * 0.5 - time;
     ok $gateway->reload, 'reload in the middle';
-    $seen = requests($port, 0.5, [ 'rr', 'heap' ]);
-    for my $group ('rr', 'heap') {
+    my @some = qw(rr heap least random kept);
+    $seen = requests($port, 0.9, \@some);
+    for my $group (@some) {
         my ($share, $wrong) = linear($seen, $group, back($group, $since), $seen->[0][0], $seen->[-1][0]);
         is $wrong, '', "$group: goes on, at $share of its share";
     }

@@ -38,6 +38,7 @@ fn add(request: &Request) {
     if !request.is_main() {
         return;
     }
+    super::breaker::header_sent(request);
     let Some(ctx) = request.ctx() else { return };
     if let Ok(limited) = ctx.limit.try_borrow()
         && let Some(verdict) = &limited.verdict
@@ -50,7 +51,6 @@ fn add(request: &Request) {
     if let Some(chosen) = &*ctx.session.borrow() {
         super::balance::sticky::header_sent(request, chosen);
     }
-    super::breaker::header_sent(request, ctx);
 }
 
 /// `Retry-After` belongs to responses that still refuse: a fallback that answers 200 carries none.

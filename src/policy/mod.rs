@@ -5,6 +5,8 @@
 pub mod api;
 pub mod balance;
 pub mod breaker;
+#[cfg(any(test, sluice_fuzz))]
+pub mod fuzz;
 pub mod health;
 pub mod limit;
 pub mod metrics;

@@ -3,6 +3,7 @@
 use strict;
 use warnings;
 use lib 't/lib';
+use Sluice::Certificates;
 use Sluice::Load;
 use Sluice::Redis;
 use Sluice::Run;

@@ -11,7 +11,7 @@ use super::words;
 use crate::policy::Millis;
 use crate::policy::breaker::{Outcome, Settings, State, Transition, Via};
 use crate::policy::limit::KeyHash;
-use crate::shared::breaker::{Admission, Breaker, Caller, Detailed, Report, Token, View};
+use crate::shared::breaker::{Admission, Breaker, Caller, Detailed, Era, Report, Token, View};
 use crate::shared::upstream::{Claims, Full};
 
 /// One breaker: the record all workers share, and what this cycle's configuration makes of it.
@@ -58,6 +58,11 @@ impl Gate {
     /// Whether both are about the same record.
     pub(super) fn is(&self, other: &Self) -> bool {
         core::ptr::eq(self.breaker, other.breaker)
+    }
+
+    /// What [`Breaker::calm`] says.
+    pub(super) fn calm(&self) -> Option<Era> {
+        self.breaker.calm()
     }
 
     /// May this request pass? Takes a permit if it must.

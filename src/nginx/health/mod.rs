@@ -205,6 +205,6 @@ pub fn changed(main: &MainConf, group: &Group) {
 }
 
 /// The verdict of a record.
-fn condition(shared: &SharedCheck) -> Condition {
+pub fn condition(shared: &SharedCheck) -> Condition {
     State::from_bits(shared.state()).condition()
 }

@@ -16,10 +16,12 @@ pub mod snapshot;
 mod symbols;
 mod tls;
 
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::cell::{Cell, OnceCell, RefCell};
 
 use super::conf::MainConf;
 use super::log::{self, Level};
+use super::sys::mono;
 use super::zone::{Contents, Zone};
 use crate::policy::limit::KeyHash;
 use crate::shared::cell::Region;
@@ -107,11 +109,16 @@ fn key(about: &str) -> Key {
 
 /// A series that the plan has room for; without it, whatever it is about is not counted.
 fn claim<T: Cells>(store: &Store, about: &str) -> Option<Series<T>> {
-    match store.claim(key(about)) {
+    match store.claim(key(about), mono()) {
         Ok(series) => Some(series),
         Err(full) => {
-            let subject = about.replace('\0', " ");
-            log::cycle(Level::Alert, format_args!("{subject} is not counted: {full}"));
+            // Once per process and cycle: there is always a next one.
+            static SAID: AtomicU64 = AtomicU64::new(0);
+            let generation = store.generation();
+            if SAID.swap(generation, Relaxed) != generation {
+                let subject = about.replace('\0', " ");
+                log::cycle(Level::Alert, format_args!("{subject} is not counted, nor may others be: {full}"));
+            }
             None
         }
     }

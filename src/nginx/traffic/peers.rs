@@ -10,7 +10,7 @@ use nginx_sys as sys;
 
 use super::super::conf::MainConf;
 use super::super::health::{self, peers as lists};
-use super::super::sys::{now, worker_index, zone_of};
+use super::super::sys::{mono, now, worker_index, zone_of};
 use super::super::upstream::Group;
 use super::process::alive;
 use crate::policy::balance::State;
@@ -221,7 +221,13 @@ impl GroupState {
     /// How many servers serve though they are no longer in the lists.
     pub fn zombies(&self, store: &Store) -> usize {
         let mut gone = self.gone.borrow_mut();
-        gone.retain(|series| store.gauge(series.number, alive) > 0);
+        gone.retain(|series| {
+            let serves = store.gauge(series.number, alive) > 0;
+            if !serves {
+                series.leave(mono());
+            }
+            serves
+        });
         gone.len()
     }
 }

@@ -23,5 +23,7 @@ pub use builder::Builder;
 pub use error::MatchError;
 pub use expect::{Answer, Match, Verdict};
 pub use finding::{CHANGES, FINDINGS, change, finding};
+#[cfg(any(test, sluice_fuzz))]
+pub use json::found;
 pub use reason::ReasonKind;
 pub use verdict::{Change, Condition, Probe, State, Thresholds, apply};

@@ -6,37 +6,10 @@ mod oracle;
 mod refused;
 mod tally;
 
+use super::super::fuzz::words;
 use super::{Answer, Builder, Match, MatchError, Verdict};
 
 pub const DOCUMENT: &str = r#"{"status":"healthy","checks":{"database":{"status":"ok","latency":12},"redis":{"status":"ok","latency":3},"memory":{"status":"ok","usagePercentage":45}}}"#;
-
-/// A line as nginx's tokeniser would hand it over: split at blanks, quotes around a whole word taken off.
-pub fn words(line: &str) -> Vec<String> {
-    let (mut words, mut rest) = (Vec::new(), line.trim_start());
-    while let Some(first) = rest.chars().next() {
-        let quoted = matches!(first, '"' | '\'');
-        let (mut word, mut chars) = (String::new(), rest.char_indices());
-        if quoted {
-            chars.next();
-        }
-        let mut end = rest.len();
-        while let Some((at, c)) = chars.next() {
-            match c {
-                '\\' if matches!(rest[at + 1..].chars().next(), Some('"' | '\'' | '\\')) => {
-                    word.extend(chars.next().map(|(_, c)| c));
-                }
-                c if if quoted { c == first } else { c.is_whitespace() } => {
-                    end = at + 1;
-                    break;
-                }
-                c => word.push(c),
-            }
-        }
-        words.push(word);
-        rest = rest[end..].trim_start();
-    }
-    words
-}
 
 fn add(builder: &mut Builder, line: &str) -> Result<(), MatchError> {
     let words = words(line);

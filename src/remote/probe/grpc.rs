@@ -3,7 +3,7 @@
 //! The protocol: <https://github.com/grpc/grpc/blob/master/doc/health-checking.md>, on
 //! <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>.
 
-mod wire;
+pub(super) mod wire;
 
 use std::future::poll_fn;
 

@@ -7,6 +7,8 @@
 
 mod connect;
 mod fault;
+#[cfg(any(test, sluice_fuzz))]
+pub mod fuzz;
 mod grpc;
 mod http1;
 mod kept;

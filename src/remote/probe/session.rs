@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
-use super::connect;
+use super::connect::{self, Stream};
 use super::fault::Fault;
 use super::manner::{Manner, Protocol};
 use super::progress::{Progress, Stage};
@@ -65,8 +65,17 @@ enum Line {
 impl Session {
     /// Connects. None if the protocol asks for no more than that.
     pub async fn open(probe: Probe<'_>, progress: &Shared) -> Result<Option<Self>, Fault> {
+        let stream = connect::open(&probe.request.target, probe.manner.tls(), progress).await?;
+        Self::over(stream, probe, progress).await
+    }
+
+    /// As [`Self::open`], over what is connected.
+    pub async fn over(
+        mut stream: Stream,
+        probe: Probe<'_>,
+        progress: &Shared,
+    ) -> Result<Option<Self>, Fault> {
         let opened = Instant::now();
-        let mut stream = connect::open(&probe.request.target, probe.manner.tls(), progress).await?;
         let (line, driver) = match probe.manner.protocol() {
             Protocol::Tcp => {
                 // In TLS a goodbye is good manners; without one, some servers complain in their logs.

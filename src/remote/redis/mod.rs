@@ -11,6 +11,8 @@ mod cluster;
 mod connect;
 mod failure;
 mod flight;
+#[cfg(any(test, sluice_fuzz))]
+pub mod fuzz;
 mod gate;
 mod link;
 mod replay;

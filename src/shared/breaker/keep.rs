@@ -165,7 +165,8 @@ impl Breaker {
 
     /// Back to CLOSED with an empty window, no attempts and no override, by the operator.
     pub fn reset(&self, now: Millis) -> Option<Transition> {
-        self.floor.fetch_max(now + 1, SeqCst);
+        // Past what was logged since another reset in this very millisecond, too. Never refused.
+        let _ = self.floor.fetch_update(SeqCst, SeqCst, |floor| Some(floor.max(now) + 1));
         self.over.store(0, SeqCst);
         let from = self.update(|at| Some(StateWord { attempts: 0, ..at.next(State::Closed) }))?;
         self.changed.store(now, Relaxed);

@@ -19,7 +19,7 @@ use crate::shared::cell::atomic::Ordering::{Relaxed, SeqCst};
 use crate::shared::cell::atomic::fence;
 use crate::shared::cell::atomic::{AtomicU32, AtomicU64};
 
-pub use ask::{Admission, Caller, Report, Token};
+pub use ask::{Admission, Caller, Era, Report, Token};
 pub use details::{CHANGES, Detailed};
 pub use eject::{Bar, Probed};
 pub use keep::View;
@@ -110,13 +110,24 @@ impl Breaker {
             };
             match admission {
                 Some(Admission::Reject { .. }) if is_dry(s, forced) => {
-                    let token = Token { suppressed: true, ..Token::plain(state.generation) };
-                    return (Admission::Allow(token), made);
+                    return (Admission::Allow(Token::suppressed(state.generation)), made);
                 }
                 Some(admission) => return (admission, made),
                 // Somebody else, or this call, moved the state on.
                 None => {}
             }
+        }
+    }
+
+    /// Admission where nothing needs to be asked: CLOSED, and no word of the operator's. Two loads; changes and
+    /// counts nothing. `None`: [`Self::admit`] knows.
+    #[inline]
+    pub fn calm(&self) -> Option<Era> {
+        let state = self.load();
+        if state.state == State::Closed && self.over.load(Relaxed) == 0 {
+            Era::new(state.generation)
+        } else {
+            None
         }
     }
 
@@ -187,7 +198,7 @@ impl Breaker {
             self.late.fetch_add(1, Relaxed);
             return None;
         }
-        match (state.state, token.permit) {
+        match (state.state, token.permit()) {
             (State::Closed, _) => {
                 let at = failed.then(|| now.max(floor));
                 let evidence = self.evidence(s, now, state.generation, at, report.slow);
@@ -212,7 +223,7 @@ impl Breaker {
 
     /// Gives a permit back without a result: the client went away before the upstream answered.
     pub fn abort(&self, token: Token) {
-        if let Some((slot, word)) = token.permit {
+        if let Some((slot, word)) = token.permit() {
             self.replace(slot, word, 0);
         }
     }
@@ -252,7 +263,7 @@ impl Breaker {
             if held.grantable(generation, now) && self.replace(slot, word, mine) {
                 let lost = held.state == PermitState::Leased && held.generation == generation;
                 self.expired.fetch_add(lost.into(), Relaxed);
-                return Grant::Test(Token { generation, permit: Some((slot, mine)), suppressed: false });
+                return Grant::Test(Token::test(generation, slot, mine));
             }
             if held.state == PermitState::Leased {
                 soonest = soonest.min(words::ahead(held.expiry, now).max(1));

@@ -123,7 +123,7 @@ impl Table {
 
     /// Slots with a key: counted in so many groups, spread over the table, and the rest taken to be like them.
     pub fn taken(&self) -> usize {
-        const SAMPLE: usize = 2_048;
+        const SAMPLE: usize = 16_384;
         let groups = self.groups();
         let sample = groups.clamp(1, SAMPLE);
         let seen = (0..sample.min(groups)).map(|at| self.group(at * groups / sample));

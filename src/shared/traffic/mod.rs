@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use super::cell::{Region, RegionError, shared_struct};
+use crate::policy::Millis;
 use cells::Cells;
 pub use process::{Presence, Process, down, up};
 pub use series::{Series, add, count};
@@ -65,7 +66,8 @@ shared_struct! {
         offset: AtomicU64,
         /// Codes that were given a cell, four to a word.
         names: [AtomicU64; 2],
-        spare: AtomicU64,
+        /// When its subject went, milliseconds; 0: it is there.
+        left: AtomicU64,
     }
 }
 
@@ -73,6 +75,9 @@ const HEADER: usize = size_of::<Header>();
 const RECORD: usize = size_of::<Record>();
 const LINE: usize = Region::ALIGN / 8;
 const _: () = assert!(HEADER == 640 && RECORD == 64);
+
+/// How long, in milliseconds, the counts of a subject that has gone are kept at least.
+const FORGOTTEN: Millis = 60_000;
 
 /// What a series is about: a hash that does not collide.
 pub type Key = [u64; 2];
@@ -146,15 +151,6 @@ pub struct Store {
     plan: Plan,
 }
 
-/// A worker has started.
-#[derive(Clone, Copy, Debug)]
-pub struct Entered {
-    /// `None`: there are more processes than places.
-    pub presence: Option<Presence>,
-    /// It replaces one of its cycle that died.
-    pub respawned: bool,
-}
-
 impl Store {
     /// Lays out fresh, zeroed memory.
     ///
@@ -223,21 +219,22 @@ impl Store {
             && self.header.looked.compare_exchange(last, now, SeqCst, Relaxed).is_ok()
     }
 
-    /// Finds the series of this key or claims one, for the present cycle. Only the master when a cycle begins, or
-    /// under the zone's mutex.
+    /// Finds the series of this key or claims one, for the present cycle, at `mono` of the host's monotonic clock. Only
+    /// the master when a cycle begins, or under the zone's mutex.
     ///
     /// # Errors
     /// [`Full`]: the zone is too small.
-    pub fn claim<T: Cells>(&self, key: Key) -> Result<Series<T>, Full> {
+    pub fn claim<T: Cells>(&self, key: Key, mono: Millis) -> Result<Series<T>, Full> {
         let now = self.generation();
         let ours = |record: &Record| record.kind.load(Relaxed) == T::KIND && record.is(key);
         let found = self.records().find(|(_, record)| ours(record));
         let (number, record) = match found {
             Some(found) => found,
-            None => self.take::<T>(now)?,
+            None => self.take::<T>(now, mono)?,
         };
         record.key[0].store(key[0], SeqCst);
         record.key[1].store(key[1], SeqCst);
+        record.left.store(0, SeqCst);
         record.used.store(now.max(1), Release);
         self.series(number, record).map_err(|_| self.full::<T>())
     }
@@ -246,15 +243,23 @@ impl Store {
     pub fn find<T: Cells>(&self, key: Key) -> Option<Series<T>> {
         let ours = |record: &Record| record.kind.load(Relaxed) == T::KIND && record.is(key);
         let (number, record) = self.records().find(|(_, record)| ours(record))?;
+        if record.left.load(Relaxed) != 0 {
+            record.left.store(0, SeqCst);
+        }
         self.series(number, record).ok()
     }
 
-    /// A record of this kind that no cycle has used for long, cleared, or a fresh one.
-    fn take<T: Cells>(&self, now: u64) -> Result<(usize, &'static Record), Full> {
-        let idle = |record: &Record| now.saturating_sub(record.used.load(SeqCst)) > 2;
+    /// A record of this kind that no cycle has used for long, or whose subject went a while ago, cleared; or a fresh one.
+    fn take<T: Cells>(&self, now: u64, mono: Millis) -> Result<(usize, &'static Record), Full> {
+        let gone = |record: &Record| match record.left.load(SeqCst) {
+            0 => false,
+            left => mono.saturating_sub(left) > FORGOTTEN,
+        };
+        let idle = |record: &Record| now.saturating_sub(record.used.load(SeqCst)) > 2 || gone(record);
         let old = self.records().find(|(_, record)| record.kind.load(Relaxed) == T::KIND && idle(record));
         if let Some((number, record)) = old {
             record.used.store(0, SeqCst);
+            record.left.store(0, SeqCst);
             record.names.iter().for_each(|names| names.store(0, SeqCst));
             let series = self.series::<T>(number, record).map_err(|_| self.full::<T>())?;
             let cells = series.words.iter().flat_map(|words| words.iter()).chain(series.offs);
@@ -288,6 +293,7 @@ impl Store {
             words: words.collect::<Result<_, _>>()?,
             offs: self.region.slice(at(0), T::WORDS)?,
             record,
+            key: [record.key[0].load(SeqCst), record.key[1].load(SeqCst)],
             number,
         })
     }
@@ -302,18 +308,26 @@ impl Store {
         (0..claimed).map_while(|number| Some((number, self.record(number)?)))
     }
 
-    /// Says that worker `index` of cycle `generation` starts as process `pid`. `alive` tells whether a process lives:
-    /// the places of those that do not are free.
-    pub fn enter(&self, pid: u64, (index, generation): (u64, u64), alive: impl Fn(u64) -> bool) -> Entered {
+    /// Says that worker `index` of cycle `generation` starts. `true`: it replaces one of its cycle that died.
+    pub fn enter(&self, index: u64, generation: u64) -> bool {
         let cell = self.header.entered.get(index as usize);
-        let respawned = cell.is_some_and(|cell| cell.swap(generation as u32, SeqCst) == generation as u32);
+        cell.is_some_and(|cell| cell.swap(generation as u32, SeqCst) == generation as u32)
+    }
+
+    /// A place for worker `index` of cycle `generation`, which is process `pid`. `alive` tells whether a process lives:
+    /// the places of those that do not are free. `None`: there are more processes than places.
+    pub fn seat(
+        &self,
+        pid: u64,
+        (index, generation): (u64, u64),
+        alive: impl Fn(u64) -> bool,
+    ) -> Option<Presence> {
         let free = |before: u64| before == 0 || !alive(before & !process::CLAIMING);
-        let presence = self.processes().find(|place| {
+        self.processes().find(|place| {
             let before = place.pid();
             // One that has not cleared itself yet lives, or died in that very moment.
             free(before) && place.take(before, pid, (index, generation))
-        });
-        Entered { presence, respawned }
+        })
     }
 
     /// All places of processes, whosever they are.
@@ -368,7 +382,7 @@ impl Store {
         let Some((number, record)) = old.records().find(|(_, record)| std::ptr::eq(*record, from)) else {
             return false;
         };
-        let (Ok(source), Ok(target)) = (old.series::<T>(number, record), self.claim::<T>(key)) else {
+        let (Ok(source), Ok(target)) = (old.series::<T>(number, record), self.claim::<T>(key, 0)) else {
             return false;
         };
         target.record.used.store(from.used.load(SeqCst), SeqCst);

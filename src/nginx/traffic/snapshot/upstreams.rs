@@ -14,7 +14,9 @@ use crate::nginx::conf::MainConf;
 use crate::nginx::health::{self, Member, Role, peers};
 use crate::nginx::sys::{PeersLock, now, zone_of};
 use crate::nginx::upstream;
-use crate::policy::balance::{Facts, State};
+use crate::policy::balance::{Barred, FULL, Facts, Reasons, State, because, share};
+use crate::policy::breaker::{Forced, State as BreakerState};
+use crate::policy::health::Condition;
 use crate::policy::traffic::shown;
 use crate::shared::traffic::Series;
 use crate::shared::traffic::cells;
@@ -47,7 +49,8 @@ struct Raw {
     max_fails: u64,
     fail_timeout: u64,
     down: usize,
-    unavail: bool,
+    /// Failed attempts, and milliseconds until the core tries again, if it has put the server aside.
+    unavail: Option<(u64, u64)>,
 }
 
 fn of(conf: &MainConf, group: &upstream::Group) -> Group {
@@ -93,7 +96,8 @@ fn raw(group: &upstream::Group, room: usize) -> Vec<Raw> {
             let mut peer = (*list).peer;
             while !peer.is_null() && found.len() < room {
                 let name = addr_of!((*peer).name);
-                let late = second - (*peer).checked <= (*peer).fail_timeout;
+                let left = (*peer).fail_timeout.saturating_sub(second.saturating_sub((*peer).checked));
+                let aside = (*peer).max_fails != 0 && (*peer).fails >= (*peer).max_fails && left >= 0;
                 found.push(Raw {
                     at: group.traffic.position(name).unwrap_or(usize::MAX),
                     role,
@@ -104,7 +108,7 @@ fn raw(group: &upstream::Group, room: usize) -> Vec<Raw> {
                     max_fails: (*peer).max_fails as u64,
                     fail_timeout: (*peer).fail_timeout.unsigned_abs(),
                     down: (*peer).down,
-                    unavail: (*peer).max_fails != 0 && (*peer).fails >= (*peer).max_fails && late,
+                    unavail: aside.then(|| ((*peer).fails as u64, left.unsigned_abs() * 1_000)),
                 });
                 peer = (*peer).next;
             }
@@ -115,7 +119,7 @@ fn raw(group: &upstream::Group, room: usize) -> Vec<Raw> {
 
 fn peer(conf: &MainConf, group: &upstream::Group, its: &Server, member: Option<&Member>, raw: &Raw) -> Peer {
     let series = its.series;
-    let gate = group.breaker.servers().and_then(|servers| {
+    let breaker = group.breaker.servers().and_then(|servers| {
         servers.named(raw.name as *const sys::ngx_str_t).map(|member| breakers::of(&member.gate))
     });
     Peer {
@@ -149,8 +153,44 @@ fn peer(conf: &MainConf, group: &upstream::Group, its: &Server, member: Option<&
         downstart: Some(series.whole().down_start.load(Relaxed)).filter(|at| *at != 0),
         selected: series.all().map(|peer| peer.selected.load(Relaxed)).max().filter(|at| *at != 0),
         degraded: member.is_some_and(Member::is_degraded),
-        breaker: gate,
-        because: Vec::new(),
+        because: because(reasons(member, breaker.as_ref(), raw)),
+        breaker,
+    }
+}
+
+/// What keeps a server from traffic.
+fn reasons(member: Option<&Member>, breaker: Option<&super::Breaker>, raw: &Raw) -> Reasons {
+    let (now, down) = (now().mono, state(member, raw) == State::Down);
+    let records = || member.into_iter().flat_map(|member| &member.records);
+    let conditions = || records().map(|record| (health::condition(record.shared), record.shared.view()));
+    let failing = conditions().filter(|(condition, _)| *condition == Condition::Down);
+    let part = member.and_then(|member| {
+        let tuning = &member.tuning;
+        Some(share(tuning.words?.began()?, now, tuning.slow_start))
+    });
+    Reasons {
+        down,
+        draining: state(member, raw) == State::Draining,
+        unhealthy: failing.map(|(_, view)| now.saturating_sub(view.last_change)).max(),
+        checking: conditions().any(|(condition, _)| condition == Condition::Checking),
+        unavail: raw.unavail,
+        breaker: breaker.and_then(barred),
+        degraded: member.is_some_and(Member::is_degraded),
+        full: Some(raw.conns).filter(|conns| raw.max_conns != 0 && *conns >= raw.max_conns),
+        warming: part.filter(|part| *part < FULL).map(|part| part * 100 / FULL),
+    }
+}
+
+/// How a circuit breaker keeps a server; one in dry run does not.
+fn barred(breaker: &super::Breaker) -> Option<Barred> {
+    let view = &breaker.view;
+    match (view.forced, view.state) {
+        (Some(Forced::Open), _) => Some(Barred::Forced(view.forced_until.saturating_sub(now().mono))),
+        (None, BreakerState::Open) if !breaker.settings.dry_run => {
+            Some(Barred::Open(view.last, breaker.retry_after))
+        }
+        (None, BreakerState::HalfOpen) if !breaker.settings.dry_run => Some(Barred::HalfOpen),
+        _ => None,
     }
 }
 
@@ -175,12 +215,12 @@ pub fn states(conf: &MainConf, group: &upstream::Group) -> Vec<(&'static Series<
 /// The word for how a server stands.
 fn state(member: Option<&Member>, raw: &Raw) -> State {
     if let Some(member) = member {
-        return member.state(raw.unavail);
+        return member.state(raw.unavail.is_some());
     }
     State::of(Facts {
         down: raw.down & 1 != 0,
         draining: raw.down & health::DRAINING != 0,
-        unavail: raw.unavail,
+        unavail: raw.unavail.is_some(),
         ..Facts::default()
     })
 }

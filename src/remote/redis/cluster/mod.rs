@@ -18,7 +18,7 @@ mod desk;
 mod node;
 mod owners;
 mod shards;
-mod slots;
+pub(super) mod slots;
 
 use std::collections::HashMap;
 use std::time::Duration;

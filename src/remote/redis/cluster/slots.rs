@@ -10,7 +10,7 @@ pub(super) const SLOTS: u16 = 16384;
 
 /// The owner of each slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct SlotMap {
+pub(in super::super) struct SlotMap {
     primaries: Vec<Server>,
     /// For each slot the place in `primaries`, plus one; 0: nobody's.
     owners: Vec<u16>,
@@ -18,7 +18,7 @@ pub(super) struct SlotMap {
 
 /// Hash slot of a key: CRC16 of what stands between the first `{` and the next `}`, if anything does, or of the
 /// whole (Redis Cluster specification, "Hash tags").
-pub(super) fn slot(key: &str) -> u16 {
+pub(in super::super) fn slot(key: &str) -> u16 {
     let bytes = key.as_bytes();
     let tag = bytes.iter().position(|&b| b == b'{').and_then(|open| {
         let rest = &bytes[open + 1..];
@@ -42,7 +42,7 @@ impl SlotMap {
     ///
     /// # Errors
     /// If the reply is something else, or names no primary.
-    pub(super) fn read(reply: &Value, asked: &Server) -> Result<Self, &'static str> {
+    pub(in super::super) fn read(reply: &Value, asked: &Server) -> Result<Self, &'static str> {
         let Value::Array(ranges) = reply else { return Err("no list of slots") };
         let mut map = Self { primaries: Vec::new(), owners: vec![0; usize::from(SLOTS)] };
         for range in ranges {
