@@ -10,6 +10,7 @@ pub mod cells;
 pub mod process;
 mod series;
 
+use std::cell::Cell;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
@@ -311,7 +312,7 @@ impl Store {
             words: words.collect::<Result<_, _>>()?,
             offs: self.region.slice(at(0), T::WORDS)?,
             record,
-            key: [record.key[0].load(SeqCst), record.key[1].load(SeqCst)],
+            key: Cell::new([record.key[0].load(SeqCst), record.key[1].load(SeqCst)]),
             number,
         })
     }
