@@ -27,7 +27,7 @@ struct Key {
     why: String,
     /// The same for each `burst` that the zone is used with, where there are several; the strictest is told above.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    uses: Vec<Key>,
+    uses: Vec<Self>,
 }
 
 impl Key {

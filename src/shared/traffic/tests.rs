@@ -1,3 +1,5 @@
+//! The zone of counters: keys, shards, resets, processes, and other sizes.
+
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::cells::{Group, Host, Http, Peer, Zone};
