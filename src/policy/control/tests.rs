@@ -1,4 +1,4 @@
-//! What clients ask for, and what is made of it.
+//! Bodies that are taken and refused, and what is different between two states.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! The table over claims, reloads and deaths.
+//! What operators said, as it is kept: numbers, overrides, and what becomes of them.
 
 use super::*;
 use crate::policy::control::{Params, Patch};
