@@ -19,6 +19,8 @@ server {
     listen 127.0.0.1:$port2 http2;
     location /api { api write=on; }
     location /read { api; }
+    location /filed { api write=on; client_body_in_file_only on; client_body_in_single_buffer on; }
+    location /none { api write=on; client_body_buffer_size 1; }
     location /deep/down/ { api write=on; }
     location = /exact { api; }
     location ~ ^/pattern/ { api; }
@@ -120,6 +122,7 @@ my $post = "POST /api/9/nginx HTTP/1.1\r\nHost: a\r\nContent-Type: application/j
 my $last = "GET /api/9/processes HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 like raw("${post}Content-Length: 2\r\n\r\n{}$last"), qr/ 405 .* 200 .*respawned/s, 'a body is read, and the next request after it';
 like raw("POST /read/9/nginx HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}$last"), qr/ 405 .* 200 .*respawned/s, 'or thrown away';
+like raw("GET /api/9/processes HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello$last"), qr/ 200 .*respawned.* 200 .*respawned/s, 'so is one with GET';
 like raw("${post}Transfer-Encoding: chunked\r\n\r\n", "2\r\n{}\r\n0\r\n\r\n$last"), qr/ 405 .* 200 .*respawned/s, 'a body in chunks';
 unlike raw("POST /read/9/nginx HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"), qr/ 100 /, 'nobody is asked for a body that is not wanted';
 like raw("${post}Expect: 100-continue\r\nConnection: close\r\nContent-Length: 2\r\n\r\n", '{}'), qr/ 100 .* 405 /s, 'one that is wanted is asked for';
@@ -127,6 +130,8 @@ like raw("${post}Expect: 100-continue\r\nConnection: close\r\nContent-Length: 2\
 sub h2 { my @args = @_; return scalar `curl -sS -m 10 --http2-prior-knowledge -w '[%{http_code} %{http_version}]' @args 2>&1` }
 is h2("http://127.0.0.1:$port2/api/9/processes"), '{"respawned":0}[200 2]', 'HTTP/2';
 like h2("-X POST -H 'content-type: application/json' -d '{' http://127.0.0.1:$port2/api/9/nginx"), qr/JsonError.*\[415 2\]/, 'a body over HTTP/2';
+like scalar `printf '[1,2' >$gateway->{dir}/body; nghttp -t 10 --no-content-length -d $gateway->{dir}/body -H ':method: POST' -H 'content-type: application/json' http://127.0.0.1:$port2/api/9/nginx`, qr/JsonError/,
+    'a body of a length that nobody told';
 # curl takes the end of a stream whose body nobody read for an error now and then, whoever answers.
 like scalar `nghttp -t 10 -d $gateway->{dir}/nginx.conf -H ':method: POST' http://127.0.0.1:$port2/read/9/nginx`, qr/MethodDisabled/, 'one that is not wanted';
 like raw("GET /ssi/page.html HTTP/1.0\r\n\r\n"), qr/\r\n\r\n\[\{"respawned":0\}\]\[\{"error":.*PathNotFound.*\}\]$/, 'subrequests';
@@ -139,6 +144,8 @@ is_error(get($port, '/api/9/nginx', method => 'POST', 'Content-Type' => 'text/pl
 is_error(get($port, '/api/9/nginx', method => 'POST', body => '{}', 'Content-Type' => 'Application/JSON; charset=utf-8'), 405, 'MethodDisabled', 'types are told by their names');
 is_error(get($port, '/api/9/nginx', method => 'POST', body => $_, %JSON), 415, 'JsonError', 'not JSON: ' . substr $_, 0, 20)
     for '{', '{}x', "\xff\xfe", '{"a":1,}', "{'a':1}", "\0", 'nan', '[' x 4000, '{"a":' x 1500, '1e9999', '"\ud800"';
+is_error(get($port, '/filed/9/nginx', method => 'POST', body => '{', %JSON), 415, 'JsonError', 'a body that was to go into a file');
+is_error(get($port, '/none/9/nginx', method => 'POST', body => '{}', %JSON), 413, 'RequestEntityTooLarge', 'no room for any');
 is_error(get($port, '/api/9/nginx', method => 'POST', body => '"' . 'x' x 8190 . '"', %JSON), 405, 'MethodDisabled', 'a body that just fits');
 is_error(get($port, '/api/9/nginx', method => 'POST', body => '"' . 'x' x 8191 . '"', %JSON), 413, 'RequestEntityTooLarge', 'one that does not');
 is_error(get($port, '/api/9/nginx', method => 'POST', body => 'x' x 4_000_000, %JSON), 413, 'RequestEntityTooLarge', '4 MB');
@@ -188,7 +195,8 @@ like said('location / { api write=maybe; }'),    qr/"api" directive has invalid 
 like said('location / { api; api; }'),           qr/"api" directive is duplicate in/,                                      'twice';
 like said('location / { api write=on write=on; }'), qr/invalid number of arguments in "api" directive in/,                 'twice the parameter';
 like said('api;'),                               qr/"api" directive is not allowed here in/,                               'in a server';
-like said('location / { return 200; api; stub_status; }'), qr/successful/,                                                 'another handler after it';
+like said('location / { api; stub_status; }'),   qr/"api" stands beside another handler of the location in \S+nginx\.conf:9/,   'another handler after it';
+like said('location / { return 200; api; }'),    qr/successful/,                                                           'what comes before a handler';
 like said('location / { stub_status; api; }'),   qr/"api" directive stands beside another handler of the location in/,     'another handler before it';
 
 my $warning = qr/\[warn\] \d+#\d+: anybody may write to "api" with write=on, as no "deny", "auth_basic" or "auth_request" stands before it, in \S+nginx\.conf:\d+|^nginx: \[warn\] anybody may write to "api"/m;

@@ -12,7 +12,8 @@ use Time::HiRes qw(sleep time);
 my ($port, $h2, $back) = (free_port(), free_port(), free_port());
 my $info = 'error_log logs/error.log info;';
 
-# A backend that tells in its log what it was asked, and answers as the path says: /502, /sleep/MILLISECONDS, /upgrade (echoes).
+# A backend that tells in its log what it was asked, and answers as the path says: /502, /sleep/MILLISECONDS, /upgrade (echoes),
+# /cut (the connection breaks off in the body).
 my $dir = File::Temp::tempdir(CLEANUP => 1);
 my $script = <<'PERL';
 use IO::Socket::INET; use Time::HiRes 'sleep';
@@ -34,8 +35,9 @@ while (1) {
         while (sysread $client, my $text, 4096) { syswrite $client, $text }
         exit;
     }
+    my $length = $path =~ m{/cut} ? 9999 : 2;
     my $status = $path =~ m{/502} ? '502 Bad Gateway' : '200 OK';
-    syswrite $client, "HTTP/1.1 $status\r\nContent-Length: 2\r\nCache-Control: max-age=1\r\nConnection: close\r\n\r\nok";
+    syswrite $client, "HTTP/1.1 $status\r\nContent-Length: $length\r\nCache-Control: max-age=1\r\nConnection: close\r\n\r\nok";
     exit;
 }
 PERL
@@ -56,7 +58,7 @@ sub seen {
 }
 
 my $rule = 'failures=3 window=10s open=600ms';
-my @names = qw(ws upload h2 crowd lease late own left);
+my @names = qw(ws upload h2 crowd lease late own left cut cutplain);
 my $groups = join '', map {"upstream $_ { zone $_ 64k; server 127.0.0.1:$back max_fails=0; circuit_breaker $rule lease=900ms; }\n"} @names, 'stale';
 my $upgrade = 'proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade; proxy_next_upstream off;';
 my $places = join '', map { <<"CONF" } @names;
@@ -69,6 +71,7 @@ my $maps = join '', map {"map \$uri \$$_ { default $_; }\n"} @names;
 my $gateway = gateway(workers => 8, main => $info, http => <<"CONF");
 $groups $maps
 upstream servers { zone servers 64k; server 127.0.0.1:$back max_fails=0; server localhost:$back max_fails=0 backup; circuit_breaker scope=peer $rule; }
+upstream flap { zone flap 64k; server 127.0.0.1:$back max_fails=0; circuit_breaker failures=2 window=10s open=100ms backoff=2 max_open=800ms; }
 proxy_cache_path cache keys_zone=c:1m;
 rate_limit_zone \$uri zone=none:1m rate=1r/m;
 limit_req_zone \$uri zone=none_core:1m rate=1r/m;
@@ -79,6 +82,8 @@ server {
     $places
     location /route/ { circuit_breaker route $rule; proxy_pass http://127.0.0.1:$back; $upgrade }
     location /servers/ { proxy_pass http://servers; $upgrade }
+    location /cutplain/now { proxy_pass http://cutplain; proxy_buffering off; }
+    location /flap/ { proxy_pass http://flap; }
     location /stale/ { proxy_pass http://stale; proxy_cache c; proxy_cache_key \$uri; proxy_cache_use_stale updating error http_502; proxy_cache_background_update on; }
     location /own/limited { rate_limit zone=none; proxy_pass http://own; }
     location /own/core { limit_req zone=none_core; proxy_pass http://own; }
@@ -226,6 +231,25 @@ for my $path ('/crowd', '/v/crowd') {
     my $before = seen('/stale');
     is_deeply codes('/stale/a', 4), [ (200) x 4 ], 'stale: served';
     is seen('/stale'), $before, 'stale: the backend is left alone';
+}
+
+# A body that breaks off is a failure, though its header was good.
+for my $path ('/cut/cut', '/cutplain/now/cut') {
+    is_deeply codes($path, 4), [ 200, 200, 200, 503 ], "$path: three answers broke off";
+}
+like $gateway->log, qr/upstream "cut" is open for 0\.6 s: 3 failures in \d+\.\d+ s, last error/, 'cut: log';
+
+# An upstream that fails and recovers in turns is left alone for longer and longer, and the log stays short.
+{
+    for (my $began = time; time - $began < 2; sleep 0.01) {
+        get($port, int((time - $began) / 0.25) % 2 ? '/flap/x' : '/flap/502');
+    }
+    my @stays = $gateway->log =~ /upstream "flap" is open for (\d+\.\d+) s/g;
+    cmp_ok scalar(@stays), '<=', 9, "flap: opened @{[ scalar @stays ]} times";
+    cmp_ok((sort { $b <=> $a } @stays)[0], '>=', 0.2, "flap: @stays");
+    cmp_ok((sort { $b <=> $a } @stays)[0], '<=', 0.8, 'flap: up to max_open');
+    my $lines = () = $gateway->log =~ /\[(?:warn|notice)\][^\n]* upstream "flap" is/g;
+    cmp_ok $lines, '<=', 3 * @stays + 2, "flap: $lines lines";
 }
 
 ok $gateway->quit('TERM'), 'ended';

@@ -5,6 +5,7 @@ use lib 't/lib';
 use File::Temp ();
 use IO::Socket::INET;
 use JSON::PP qw(decode_json);
+use Sluice::Load;
 use Sluice::Run;
 use Test::More;
 use Time::HiRes ();
@@ -165,6 +166,7 @@ cmp_ok $http_requests, '>=', $count, 'all requests are among all requests';
     ok wait_until(5, sub { (of('/processes')->{respawned} // 0) == 2 }), 'respawned: 2';
     is server_zone('one')->{requests}, $count, 'no request is lost, none made up';
     ok wait_until(5, sub { (of('/http/requests')->{current} // 0) == 1 }), 'only the one that asks';
+    ok wait_until(5, sub { (of('/connections')->{active} // 0) == 1 }), 'and its connection' or diag explain of('/connections');
 }
 
 # Reloads: the same, moved about, and a zone of another size.
@@ -185,6 +187,16 @@ is of('/processes')->{respawned}, 2, 'a reload respawns nothing';
     is server_zone('one')->{processing}, 0, 'not under way any more';
     ok wait_until(5, sub { !grep { $old{$_} } $gateway->workers }), 'old workers are gone';
 }
+# Requests of many clients while workers come and go: each is counted once.
+for my $round (1 .. 4) {
+    my %old = map { $_ => 1 } $gateway->workers;
+    $gateway->signal('HUP');
+    my @answers = burst(60, [$port], '/', at_once => 12);
+    is scalar(grep { $_->{status} == 200 } @answers), 60, "reload $round: all answered";
+    $count += 60;
+    ok wait_until(5, sub { !grep { $old{$_} } $gateway->workers }), 'old workers are gone';
+}
+settled(sub { server_zone('one') }, $count, 'after four reloads under load');
 my $more = join '', map {"location /more$_ { status_zone more$_; return 200; }"} 1 .. 200;
 ok $gateway->reload(main => $log, workers => 3, http => "server { listen 127.0.0.1:$api; location /api { api write=on; allow all; } } server { listen 127.0.0.1:$port; $more $server }"), 'a much larger configuration';
 is server_zone('one')->{requests}, $count, 'still known in a zone of another size';

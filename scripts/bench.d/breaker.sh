@@ -7,27 +7,22 @@
 
 BREAKER_KINDS=(none loaded closed rated peer route all open)
 
-# write_breaker_gateway NAME PORT [MODULE]: locations /none and the rest, as far as the module is there.
+# write_breaker_gateway NAME PORT [MODULE]: the same places in all, of names of one length, so that only breakers differ.
 write_breaker_gateway() {
-    local name=$1 port=$2 kind lines='' places=''
-    # upstream KIND LINES IN THE UPSTREAM, LINES IN THE LOCATION
+    local name=$1 port=$2 lines='' places=''
+    # place NAME LINES IN THE UPSTREAM, LINES IN THE LOCATION
     place() {
+        [ "$name" = breaker ] || set -- "$1" '' ''
         lines+="upstream $1 { zone $1 128k; server 127.0.0.1:$back_port max_fails=0; server 127.0.0.1:$back_port max_fails=0; keepalive 64; $2 }"$'\n'
         places+="location /$1 { proxy_pass http://$1; proxy_http_version 1.1; proxy_set_header Connection ''; $3 }"$'\n'
     }
     local group='circuit_breaker;' peers='circuit_breaker scope=peer;' own='circuit_breaker own;'
-    local rates='circuit_breaker failure_rate=50% slow_call=1s slow_rate=50%;'
-    case $name in
-        breaker)
-            place closed "$group" ''
-            place rated "$rates" ''
-            place peer "$peers" ''
-            place route '' "$own"
-            place all "$group $peers" "$own"
-            place open 'circuit_breaker failures=1 open=1h;' ''
-            ;;
-        *) place none '' '' ;;
-    esac
+    place closed "$group" ''
+    place rated- 'circuit_breaker failure_rate=50% slow_call=1s slow_rate=50%;' ''
+    place peer-- "$peers" ''
+    place route- '' "$own"
+    place all--- "$group $peers" "$own"
+    place open-- 'circuit_breaker failures=1 open=1h;' ''
     write_conf "$name" "${@:3}" <<CONF
     $lines
     server {
@@ -39,8 +34,11 @@ CONF
 
 breaker_url() {
     case $1 in
-        none) echo "http://127.0.0.1:$plain_port/none" ;;
-        loaded) echo "http://127.0.0.1:$loaded_port/none" ;;
+        none) echo "http://127.0.0.1:$plain_port/closed" ;;
+        loaded) echo "http://127.0.0.1:$loaded_port/closed" ;;
+        all) echo "http://127.0.0.1:$breaker_port/all---" ;;
+        peer | open) echo "http://127.0.0.1:$breaker_port/$1--" ;;
+        rated | route) echo "http://127.0.0.1:$breaker_port/$1-" ;;
         *) echo "http://127.0.0.1:$breaker_port/$1" ;;
     esac
 }
@@ -48,13 +46,20 @@ breaker_url() {
 # breaker_ns WORKER: nanoseconds of CPU it has used.
 breaker_ns() { cut -d' ' -f1 "/proc/$1/schedstat"; }
 
+# breaker_ticks WORKER: clock ticks of CPU it has used outside the kernel.
+breaker_ticks() { awk '{ print $14 }' "/proc/$1/stat"; }
+
 # breaker_round KIND WORKER: microseconds of CPU per request.
 breaker_round() {
-    local before after
+    local before after ticks
+    ticks=$(breaker_ticks "$2")
     before=$(breaker_ns "$2")
     wrk -t1 -c16 -d"${seconds}s" "$(breaker_url "$1")" >"$work/wrk" 2>&1 || die "wrk failed" "$(cat "$work/wrk")"
     after=$(breaker_ns "$2")
     awk -v ns="$((after - before))" '/requests in/ { printf "%.3f\n", ns / 1000 / $1 }' "$work/wrk"
+    if [ "$1" = none ]; then
+        awk -v ticks=$(($(breaker_ticks "$2") - ticks)) '/requests in/ { print ticks, $1 }' "$work/wrk" >>"$work/user"
+    fi
 }
 
 # The lowest quarter's upper end: whatever else the machine does only adds.
@@ -76,17 +81,36 @@ breaker_counted() {
         -e "$dir/logs/error.log" -g 'daemon off; master_process off;' 2>"$work/counted"
     counter=$STARTED
     wait_for 60 listening "${port%%/*}" || die "nginx did not start under valgrind" "$(cat "$work/counted")"
-    curl -s -o /dev/null "$url?[1-$2]"
+    # The headers that wrk sends, and no others.
+    curl -s -o /dev/null -H 'User-Agent:' -H 'Accept:' "$url?[1001-$((1000 + $2))]"
     end "$counter"
     wait_for 5 not_listening "${port%%/*}"
     awk '/Collected/ { print $NF }' "$work/counted"
 }
 
+# breaker_instructions KIND: per request. The middle of three: starting is not the same each time.
 breaker_instructions() {
-    local few many
-    few=$(breaker_counted "$1" 200)
-    many=$(breaker_counted "$1" 1200)
-    echo $(((many - few) / 1000))
+    local few many try
+    for try in 1 2 3; do
+        few=$(breaker_counted "$1" 100)
+        many=$(breaker_counted "$1" 600)
+        echo $(((many - few) / 500))
+    done | sort -n | sed -n 2p
+}
+
+# breaker_count: the table of instructions, and about how long they take by what nginx alone takes for its own: $1 microseconds.
+breaker_count() {
+    local kind none cost
+    # Whether a request needs another block of memory depends on its length: here none does.
+    for kind in plain loaded breaker; do sed -i 's/^http {/http { request_pool_size 16k;/' "$work/$kind/nginx.conf"; done
+    none=$(breaker_instructions none)
+    printf 'nginx alone: %d instructions in %.2f µs outside the kernel\n' "$none" "$1"
+    printf '%-8s %12s %9s %9s  %s\n' breaker instructions '+none' 'about µs' 'what'
+    for kind in "${BREAKER_KINDS[@]}"; do
+        cost=$(breaker_instructions "$kind")
+        awk -v kind="$kind" -v cost="$cost" -v none="$none" -v us="$1" -v says="$(breaker_says "$kind")" \
+            'BEGIN { printf "%-8s %12d %+9d %+9.2f  %s\n", kind, cost, cost - none, (cost - none) * us / none, says }'
+    done
 }
 
 bench_breaker() {
@@ -123,13 +147,15 @@ CONF
     done
     if ! command -v valgrind >/dev/null; then return; fi
     step "instructions per request outside the kernel"
+    none=$(breaker_user)
     end_all
     start_nginx "$work/backend/nginx.conf"
-    none=$(breaker_instructions none)
-    for kind in "${BREAKER_KINDS[@]}"; do
-        cost=$(breaker_instructions "$kind")
-        printf '%-8s %9d %+9d  %s\n' "$kind" "$cost" $((cost - none)) "$(breaker_says "$kind")"
-    done
+    breaker_count "$none"
+}
+
+# breaker_user: microseconds per request of what nginx alone did outside the kernel.
+breaker_user() {
+    awk -v hertz="$(getconf CLK_TCK)" '{ ticks += $1; requests += $2 } END { print ticks / hertz * 1000000 / requests }' "$work/user"
 }
 
 breaker_says() {

@@ -3,18 +3,23 @@
 #[allow(dead_code, reason = "resources to come use the rest")]
 mod api;
 mod balance;
+mod ban;
 mod breaker;
 mod cf;
 mod conf;
+mod content;
 mod context;
+mod control;
 mod dashboard;
 mod early;
 mod entry;
+mod events;
 mod filter;
 mod health;
 mod limit;
 mod log;
 mod membership;
+mod metrics;
 mod module;
 mod redis;
 mod reject;

@@ -4,11 +4,15 @@
 #[allow(dead_code, reason = "resources to come use the rest")]
 pub mod api;
 pub mod balance;
+pub mod ban;
 pub mod breaker;
+pub mod control;
+pub mod events;
 #[cfg(any(test, sluice_fuzz))]
 pub mod fuzz;
 pub mod health;
 pub mod limit;
+pub mod metrics;
 pub mod traffic;
 
 /// Milliseconds: a length of time, or a point in time on a clock the caller chose (nginx's monotonic

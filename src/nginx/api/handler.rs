@@ -45,6 +45,8 @@ fn read(request: &Request) -> sys::ngx_int_t {
     let r = request.as_ptr();
     // SAFETY: a live request in its content handler.
     unsafe {
+        // In memory, whatever `client_body_in_file_only` says.
+        (*r).set_request_body_in_file_only(0);
         (*r).set_request_body_in_single_buf(1);
         match sys::ngx_http_read_client_request_body(r, Some(received)) {
             rc if rc >= sys::NGX_HTTP_SPECIAL_RESPONSE as sys::ngx_int_t => rc,

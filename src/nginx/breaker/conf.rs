@@ -10,7 +10,7 @@ use super::super::limit::conf::error_status;
 use super::super::module::main_module;
 use super::super::sys::{module_by_name, slot};
 use super::super::upstream::PROXYING;
-use super::{Gate, Guard};
+use super::{Gate, Guard, target};
 use crate::policy::breaker::{Failure, Outcome, Settings, SettingsError, Via};
 
 /// http level: the breakers of routes, and which modules' locations may name a guarded upstream.
@@ -161,6 +161,8 @@ pub struct LocConf {
     /// The number of the location's own breaker in [`Conf::routes`].
     route: Option<usize>,
     failing: Option<Failing>,
+    /// What the first request here has found out.
+    pub(super) place: target::Cell,
 }
 
 impl LocConf {

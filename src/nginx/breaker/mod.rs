@@ -7,12 +7,14 @@
 //!
 //! The breaker of a server is asked for each attempt, after the balancer's pick, and judges each ([`servers`]).
 
+mod about;
+mod calls;
 pub mod conf;
 mod gate;
 mod keeper;
-#[allow(dead_code, reason = "for the API, which is to come")]
 pub mod operator;
 mod outcome;
+mod passage;
 pub mod peer;
 mod refusal;
 pub mod servers;
@@ -26,19 +28,21 @@ use std::rc::Rc;
 use nginx_sys as sys;
 
 use super::conf::MainConf;
-use super::context::Context;
 use super::health::Server;
 use super::request::Request;
 use super::sys::{DECLINED, mono, worker_index};
 use super::upstream::{Group, conf_of};
 use crate::policy::Millis;
 use crate::policy::breaker::{Failure, Outcome, Transition, Via};
-use crate::shared::breaker::{Probed, Token};
+use crate::shared::breaker::Probed;
 use crate::shared::upstream::Claims;
 
+pub use about::About;
 pub use conf::{Conf, Failing, GroupConf, LocConf};
 pub use gate::Gate;
 pub use keeper::Keeper;
+pub use passage::Passage;
+use passage::Scope;
 
 /// What a group knows of its breakers, once the zone is mapped.
 #[derive(Default)]
@@ -46,6 +50,7 @@ pub struct GroupState {
     gate: OnceCell<Gate>,
     servers: OnceCell<servers::Servers>,
     failing: OnceCell<Failing>,
+    balancers: calls::Table,
 }
 
 impl GroupState {
@@ -81,6 +86,11 @@ fn each_gate(conf: &MainConf, mut see: impl FnMut(&Gate)) {
     conf.breaker.routes.iter().filter_map(|route| route.gate.get()).for_each(see);
 }
 
+/// Calls `see` with what logs call each breaker.
+pub fn each_name(conf: &MainConf, mut see: impl FnMut(&str)) {
+    each_gate(conf, |gate| see(&gate.name));
+}
+
 /// Whether a configuration has any breaker, or may come to have one.
 fn has_gates(conf: &MainConf) -> bool {
     let its = |group: &Group| group.breaker.gate.get().is_some() || group.breaker.servers().is_some();
@@ -94,75 +104,11 @@ pub struct Guard<'c> {
     failing: &'c Failing,
 }
 
-/// The admissions of one request that have yet to be given back.
-#[derive(Default)]
-pub struct Passage {
-    route: Seat,
-    upstream: Seat,
-    /// The peer wrap that will tell how it ends.
-    flight: Option<&'static peer::Peer>,
-}
-
-/// The admission by one breaker.
-#[derive(Default)]
-struct Seat {
-    /// The breaker met last, whatever it said.
-    guard: Option<Guard<'static>>,
-    token: Option<Token>,
-}
-
-impl Seat {
-    fn is_at(&self, gate: &Gate) -> bool {
-        self.guard.is_some_and(|met| core::ptr::eq(met.gate, gate))
-    }
-
-    /// Takes the token out, to be recorded or aborted.
-    fn take(&mut self, gate: &Gate) -> Option<Token> {
-        if self.is_at(gate) { self.token.take() } else { None }
-    }
-
-    /// The request ends, or goes elsewhere, without a result.
-    fn release(&mut self) {
-        if let (Some(guard), Some(token)) = (self.guard, self.token.take()) {
-            guard.gate.breaker.abort(token);
-        }
-    }
-
-    /// An internal redirect may have brought the request here with the token of another breaker.
-    fn leave_all_but(&mut self, guard: Option<Guard<'_>>) {
-        if !guard.is_some_and(|guard| self.is_at(guard.gate)) {
-            self.release();
-        }
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.release();
-    }
-}
-
-/// Which of a request's admissions is meant.
-#[derive(Clone, Copy)]
-enum Scope {
-    Route,
-    Upstream,
-}
-
-impl Passage {
-    fn seat(&mut self, scope: Scope) -> &mut Seat {
-        match scope {
-            Scope::Route => &mut self.route,
-            Scope::Upstream => &mut self.upstream,
-        }
-    }
-}
-
 /// Ties the breakers of routes to their records.
 pub fn adopt_routes(main: &MainConf, claims: &mut Claims<'_>) {
     for route in &main.breaker.routes {
-        let (name, key) = (format!("route \"{}\"", route.name), format!("route {}", route.name));
-        if let Some(gate) = Gate::adopt(claims, name, &key, route.settings) {
+        let (about, key) = (About::Route(route.name.clone()), format!("route {}", route.name));
+        if let Some(gate) = Gate::adopt(claims, about, &key, route.settings) {
             // Once per cycle: the cell is empty.
             let _ = route.gate.set(gate);
         }
@@ -177,8 +123,8 @@ pub fn adopt(group: &Group, claims: &mut Claims<'_>, servers: Option<&[Rc<Server
     // A group is adopted once per cycle: the cells are empty.
     let _ = its.failing.set(conf.breaker.failing.unwrap_or(Failing::DEFAULT));
     if let Some(settings) = conf.breaker.settings {
-        let (name, key) = (format!("upstream \"{}\"", group.name), format!("upstream {}", group.name));
-        if let Some(gate) = Gate::adopt(claims, name, &key, settings) {
+        let (about, key) = (About::Upstream(group.name.clone()), format!("upstream {}", group.name));
+        if let Some(gate) = Gate::adopt(claims, about, &key, settings) {
             let _ = its.gate.set(gate);
         }
     }
@@ -192,18 +138,24 @@ pub fn handler(request: &Request) -> sys::ngx_int_t {
     if request.main_conf().breaker.modules.is_empty() {
         return DECLINED;
     }
-    let (route, place) = (target::route(request), target::place(request));
-    let upstream = place.upstream.and_then(|upstream| target::guard_of(request, upstream));
+    let place = target::place(request);
     if let Some(ctx) = request.ctx() {
         let mut passage = ctx.passage.borrow_mut();
-        passage.route.leave_all_but(route);
-        passage.upstream.leave_all_but(upstream);
+        passage.route.leave_all_but(place.route);
+        passage.upstream.leave_all_but(place.upstream);
     }
     // With a cache in front, which may have the answer, the balancer's wrap refuses.
     if place.is_cached {
         return DECLINED;
     }
-    match enter_all(request, route, upstream) {
+    // What is calm is asked again by that wrap, which keeps the token. Where the balancer is not known, there may be
+    // no wrap.
+    let is_calm = |guard: Option<Guard<'_>>| guard.is_none_or(|guard| guard.gate.calm().is_some());
+    let watched = place.is_named || place.route.is_none();
+    if watched && is_calm(place.route) && is_calm(place.upstream) {
+        return DECLINED;
+    }
+    match enter_all(request, place.route, place.upstream) {
         Ok(()) => DECLINED,
         Err((gate, retry_after)) => refusal::early(request, gate, retry_after),
     }
@@ -234,7 +186,7 @@ fn enter(request: &Request, guard: Guard<'static>, scope: Scope) -> Result<(), M
     }
     // Without memory for a context there is nothing to remember a token in: the request passes uncounted.
     let Some(ctx) = request.ctx_or_new() else { return Ok(()) };
-    let seated = |seat: &Seat| seat.token.is_some() && seat.is_at(gate);
+    let seated = |seat: &passage::Seat| seat.token.is_some() && seat.is_at(gate);
     if seated(ctx.passage.borrow_mut().seat(scope)) {
         return Ok(());
     }
@@ -248,28 +200,24 @@ fn enter(request: &Request, guard: Guard<'static>, scope: Scope) -> Result<(), M
 }
 
 /// A response header is being sent. An upgraded connection may last for days: its handshake is the result.
-pub fn header_sent(request: &Request, ctx: &Context) {
+pub fn header_sent(request: &Request) {
     // SAFETY: a live request.
     let (status, upstream) =
         unsafe { ((*request.as_ptr()).headers_out.status, (*request.as_ptr()).upstream) };
     if status != sys::NGX_HTTP_SWITCHING_PROTOCOLS as usize || upstream.is_null() {
         return;
     }
-    let mut passage = ctx.passage.borrow_mut();
-    let flight = passage.flight;
-    let seats = [Scope::Route, Scope::Upstream].map(|scope| {
-        let seat = passage.seat(scope);
-        seat.guard.zip(seat.token.take())
-    });
-    drop(passage);
-    for (guard, token) in seats.into_iter().flatten() {
-        // SAFETY: a request that sends an upstream's header has its upstream.
-        let slow = unsafe { outcome::is_slow(upstream, &guard.gate.settings) };
-        guard.gate.record(request, token, Outcome::Success, slow);
-    }
-    if let Some(peer) = flight {
+    if let Some(peer) = peer::Peer::of(request) {
         peer.upgraded();
+        return;
     }
+    let Some(ctx) = request.ctx() else { return };
+    let mut passage = ctx.passage.borrow_mut();
+    let Some((guard, token)) = passage.route.guard.zip(passage.route.token.take()) else { return };
+    drop(passage);
+    // SAFETY: a request that sends an upstream's header has its upstream.
+    let slow = unsafe { outcome::is_slow(upstream, &guard.gate.settings) };
+    guard.gate.record(request, token, Outcome::Success, slow);
 }
 
 /// Nobody was told by `peer.free`: the upstream is one whose balancer we could not wrap (an address in a variable).
@@ -277,9 +225,6 @@ pub fn header_sent(request: &Request, ctx: &Context) {
 pub fn logged(request: &Request) {
     let Some(ctx) = request.ctx().filter(|_| request.is_main()) else { return };
     let mut passage = ctx.passage.borrow_mut();
-    if passage.flight.is_some() {
-        return;
-    }
     let Some((guard, token)) = passage.route.guard.zip(passage.route.token.take()) else { return };
     drop(passage);
     // SAFETY: a live request in its log phase.

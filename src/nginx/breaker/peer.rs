@@ -6,47 +6,53 @@ use std::rc::Rc;
 
 use nginx_sys as sys;
 
+use super::super::context::Context;
 use super::super::entry::entry;
 use super::super::log::{self, Level};
+use super::super::module::early_module;
 use super::super::request::Request;
-use super::super::sys::{BUSY, DONE, ERROR, OK, close_upstream};
+use super::super::sys::{BUSY, DONE, ERROR, OK, close_upstream, slot};
 use super::super::upstream::Group;
+use super::calls::Calls;
 use super::servers::{self, Member, Servers};
-use super::{Gate, Guard, Scope, enter_all, outcome, refusal, target};
+use super::target::{self, Place};
+use super::{Guard, Scope, enter_all, outcome, refusal};
 use crate::policy::breaker::{Failure, Outcome};
-use crate::shared::breaker::Token;
+use crate::shared::breaker::{Era, Token};
 
-/// One request's way to one upstream, in the request's pool. Nobody drops it: the attempt, which would need it, is over
-/// when the core is done with the upstream.
+/// One request's way to one upstream, in the request's pool. Small, because every request to an upstream with a breaker
+/// has one. Nobody drops it: the attempt, which would need it, is over when the core is done with the upstream.
 pub struct Peer {
     pub(super) request: *mut sys::ngx_http_request_t,
     group: &'static Group,
-    route: Option<Guard<'static>>,
-    upstream: Option<Guard<'static>>,
-    /// Whether admission has been settled; retries are not asked again.
-    asked: Cell<bool>,
-    /// What the last attempt that ended came to, if that says anything.
-    last: Cell<Option<Failure>>,
-    /// There was no server left to try.
-    nobody: Cell<bool>,
+    /// The location that sends the request there.
+    place: &'static Place,
+    data: *mut c_void,
+    /// The balancer's own callbacks.
+    pub(super) calls: &'static Calls,
     /// The attempt under way, at a server with a breaker.
     attempt: Cell<Option<Attempt>>,
-    data: *mut c_void,
-    get: sys::ngx_event_get_peer_pt,
-    free: sys::ngx_event_free_peer_pt,
-    notify: sys::ngx_event_notify_peer_pt,
-    set_session: sys::ngx_event_set_peer_session_pt,
-    save_session: sys::ngx_event_save_peer_session_pt,
-    pub(super) finalize: Finalize,
+    /// The admissions of calm breakers, of the route and of the upstream; others are in the request's context.
+    calm: [Cell<Option<Era>>; 2],
+    /// What the last attempt that ended came to, if that says anything.
+    last: Cell<Option<Failure>>,
+    /// Whether admission has been settled; retries are not asked again.
+    asked: Cell<bool>,
+    /// There was no server left to try.
+    nobody: Cell<bool>,
 }
 
+// It shall not be what makes a request need another block of memory.
+const _: () = assert!(size_of::<Peer>() <= 80);
+
+type Get = unsafe extern "C" fn(*mut sys::ngx_peer_connection_t, *mut c_void) -> sys::ngx_int_t;
 type Attempt = (Rc<Member>, Token);
-type Finalize = Option<unsafe extern "C" fn(*mut sys::ngx_http_request_t, sys::ngx_int_t)>;
 
 /// Puts ourselves around what the group's balancer has just set up for `request`.
 pub fn wrap(request: &Request, group: &'static Group) {
-    let (route, upstream) = (target::route(request), group.breaker.guard());
-    if route.is_none() && upstream.is_none() && group.breaker.servers().is_none() {
+    let its = &group.breaker;
+    let place = target::of(request);
+    if place.route.is_none() && its.guard().is_none() && its.servers().is_none() {
         return;
     }
     let r = request.as_ptr();
@@ -54,44 +60,51 @@ pub fn wrap(request: &Request, group: &'static Group) {
     // memory is aligned for any type and lives as long as the request, so no longer than `'static` is used.
     unsafe {
         let u = (*r).upstream;
-        let place = sys::ngx_palloc((*r).pool, size_of::<Peer>()).cast::<Peer>();
-        if place.is_null() {
+        let pc = &raw mut (*u).peer;
+        let Some(calls) = its.balancers.keep(request, Calls::of(u)) else { return };
+        let wrapped = sys::ngx_palloc((*r).pool, size_of::<Peer>()).cast::<Peer>();
+        if wrapped.is_null() {
             return;
         }
-        let pc = &raw mut (*u).peer;
-        place.write(Peer {
+        wrapped.write(Peer {
             request: r,
             group,
-            route,
-            upstream,
-            asked: Cell::new(false),
-            last: Cell::new(None),
-            nobody: Cell::new(false),
-            attempt: Cell::new(None),
+            place,
             data: (*pc).data,
-            get: (*pc).get,
-            free: (*pc).free,
-            notify: (*pc).notify,
-            set_session: (*pc).set_session,
-            save_session: (*pc).save_session,
-            finalize: (*u).finalize_request,
+            calls,
+            attempt: Cell::new(None),
+            calm: Default::default(),
+            last: Cell::new(None),
+            asked: Cell::new(false),
+            nobody: Cell::new(false),
         });
-        (*pc).data = place.cast();
+        (*pc).data = wrapped.cast();
         (*pc).get = (*pc).get.and(Some(get));
         (*pc).free = (*pc).free.and(Some(free));
         (*pc).notify = (*pc).notify.and(Some(notify));
         (*pc).set_session = (*pc).set_session.and(Some(set_session));
         (*pc).save_session = (*pc).save_session.and(Some(save_session));
-        if request.is_main()
-            && let Some(ctx) = request.ctx_or_new()
-        {
-            ctx.passage.borrow_mut().flight = Some(&*place);
+        if request.is_main() {
+            // Found there if somebody else wraps us.
+            *slot((*r).ctx, early_module()) = wrapped.cast();
             (*u).finalize_request = Some(finalize);
         }
     }
 }
 
 impl Peer {
+    /// The wrap around what the request's upstream asks for servers, or did until it ended.
+    pub fn of(request: &Request) -> Option<&Self> {
+        // SAFETY: a live request; behind our `get`, and in that slot, is what `wrap` put there, in the request's pool.
+        unsafe {
+            let r = request.as_ptr();
+            let pc = &raw const (*r).upstream.as_ref()?.peer;
+            let is_ours = (*pc).get.is_some_and(|its| core::ptr::fn_addr_eq(its, get as Get));
+            let place = if is_ours { (*pc).data } else { *slot((*r).ctx, early_module()) };
+            place.cast::<Self>().as_ref()
+        }
+    }
+
     fn request(&self) -> &Request {
         // SAFETY: nginx calls the callbacks of a peer only while its request lives.
         unsafe { Request::from_ptr(self.request) }
@@ -102,9 +115,39 @@ impl Peer {
         if self.asked.replace(true) {
             return None;
         }
-        let (gate, retry_after) = enter_all(self.request(), self.route, self.upstream).err()?;
+        if self.is_calm() {
+            return None;
+        }
+        let (gate, retry_after) = enter_all(self.request(), self.place.route, self.upstream()).err()?;
         // SAFETY: `pc` is what nginx passed to `get`.
         Some(unsafe { refusal::late(self, pc, gate, retry_after) })
+    }
+
+    /// Admits the request if its breakers have nothing to say, and it holds no permit of theirs.
+    fn is_calm(&self) -> bool {
+        let seated = |ctx: &Context| {
+            let passage = ctx.passage.borrow();
+            passage.route.token.is_some() || passage.upstream.token.is_some()
+        };
+        if self.request().ctx().is_some_and(seated) {
+            return false;
+        }
+        let mut eras = [None; 2];
+        for (guard, era) in [self.place.route, self.upstream()].into_iter().zip(&mut eras) {
+            *era = guard.and_then(|guard| guard.gate.calm());
+            if guard.is_some() && era.is_none() {
+                return false;
+            }
+        }
+        if self.request().is_main() {
+            self.calm.iter().zip(eras).for_each(|(its, era)| its.set(era));
+        }
+        true
+    }
+
+    /// The breaker of the group.
+    pub(super) fn upstream(&self) -> Option<Guard<'static>> {
+        self.group.breaker.guard()
     }
 
     fn servers(&self) -> Option<&'static Servers> {
@@ -120,7 +163,7 @@ impl Peer {
         if !request.is_main() {
             return servers.ignored(&member) || member.gate.peek().is_ok();
         }
-        match member.gate.admit(request) {
+        match member.gate.calm().map_or_else(|| member.gate.admit(request), |era| Ok(era.into())) {
             Ok(token) => {
                 self.attempt.set(Some((member, token)));
                 if token.is_test() {
@@ -142,7 +185,7 @@ impl Peer {
             let (keepalive, sent) = ((*u).keepalive(), (*u).request_body_sent());
             (*u).set_keepalive(1);
             (*u).set_request_body_sent(1);
-            if let Some(free) = self.free {
+            if let Some(free) = self.calls.free {
                 free(pc, self.data, sys::NGX_PEER_NEXT as sys::ngx_uint_t);
             }
             (*u).set_keepalive(keepalive);
@@ -155,6 +198,14 @@ impl Peer {
             (*pc).set_cached(0);
             (*pc).tries = tries;
         }
+    }
+
+    /// Whether a breaker waits to hear of the attempt under way.
+    fn is_at_server(&self) -> bool {
+        let attempt = self.attempt.take();
+        let is_some = attempt.is_some();
+        self.attempt.set(attempt);
+        is_some
     }
 
     /// The attempt under way has come to this, or to nothing that says anything.
@@ -185,6 +236,12 @@ impl Peer {
 
     /// The connection has become a tunnel: its handshake is the result.
     pub fn upgraded(&self) {
+        for scope in [Scope::Route, Scope::Upstream] {
+            let Some((guard, token)) = self.admission(scope) else { continue };
+            // SAFETY: a request that sends an upstream's header has its upstream.
+            let slow = unsafe { outcome::is_slow((*self.request).upstream, &guard.gate.settings) };
+            guard.gate.record(self.request(), token, Outcome::Success, slow);
+        }
         self.land(Some(Outcome::Success));
     }
 
@@ -192,9 +249,8 @@ impl Peer {
     unsafe fn settle(&self, rc: sys::ngx_int_t) {
         // SAFETY: nginx finalizes the upstream of a live request.
         let u = unsafe { (*self.request).upstream };
-        for (guard, scope) in [(self.route, Scope::Route), (self.upstream, Scope::Upstream)] {
-            let Some(guard) = guard else { continue };
-            let Some(token) = self.token(guard.gate, scope) else { continue };
+        for scope in [Scope::Route, Scope::Upstream] {
+            let Some((guard, token)) = self.admission(scope) else { continue };
             let nobody = Failure::Error;
             let last =
                 self.last.get().or((self.nobody.get() && guard.failing.counts(nobody)).then_some(nobody));
@@ -208,12 +264,20 @@ impl Peer {
                 None => guard.gate.breaker.abort(token),
             }
         }
-        // SAFETY: as above.
-        self.land(unsafe { outcome::of_request(u, rc, None, self.group.breaker.failing()) });
+        if self.is_at_server() {
+            // SAFETY: as above.
+            self.land(unsafe { outcome::of_request(u, rc, None, self.group.breaker.failing()) });
+        }
     }
 
-    fn token(&self, gate: &Gate, scope: Scope) -> Option<Token> {
-        self.request().ctx()?.passage.borrow_mut().seat(scope).take(gate)
+    /// What a breaker is to be told of, or be given back; once.
+    fn admission(&self, scope: Scope) -> Option<(Guard<'static>, Token)> {
+        let (guard, calm) = match scope {
+            Scope::Route => (self.place.route?, &self.calm[0]),
+            Scope::Upstream => (self.upstream()?, &self.calm[1]),
+        };
+        let seat = || self.request().ctx()?.passage.borrow_mut().seat(scope).take(guard.gate);
+        Some((guard, calm.take().map(Token::from).or_else(seat)?))
     }
 }
 
@@ -237,7 +301,7 @@ unsafe extern "C" fn get(pc: *mut sys::ngx_peer_connection_t, data: *mut c_void)
     // One that is given back is not picked again for this request, so that each has its turn at most once.
     for _ in 0..=peer.servers().map_or(0, Servers::len) {
         // SAFETY: the balancer's own callback with its own data, as the core would call it.
-        let (tries, rc) = unsafe { ((*pc).tries, peer.get.map_or(ERROR, |get| get(pc, peer.data))) };
+        let (tries, rc) = unsafe { ((*pc).tries, peer.calls.get.map_or(ERROR, |get| get(pc, peer.data))) };
         if rc == BUSY && peer.last.get().is_none() {
             peer.nobody.set(true);
         }
@@ -268,7 +332,7 @@ unsafe extern "C" fn free(pc: *mut sys::ngx_peer_connection_t, data: *mut c_void
     }
     // SAFETY: as in `get`.
     unsafe {
-        if let Some(free) = peer.free {
+        if let Some(free) = peer.calls.free {
             free(pc, peer.data, state);
         }
     }
@@ -277,7 +341,7 @@ unsafe extern "C" fn free(pc: *mut sys::ngx_peer_connection_t, data: *mut c_void
 unsafe extern "C" fn notify(pc: *mut sys::ngx_peer_connection_t, data: *mut c_void, kind: sys::ngx_uint_t) {
     // SAFETY: nginx passes what `wrap` set; the balancer's own callback with its own data.
     unsafe {
-        if let Some(notify) = peer(data).notify {
+        if let Some(notify) = peer(data).calls.notify {
             notify(pc, peer(data).data, kind);
         }
     }
@@ -285,13 +349,13 @@ unsafe extern "C" fn notify(pc: *mut sys::ngx_peer_connection_t, data: *mut c_vo
 
 unsafe extern "C" fn set_session(pc: *mut sys::ngx_peer_connection_t, data: *mut c_void) -> sys::ngx_int_t {
     // SAFETY: as in `notify`.
-    unsafe { peer(data).set_session.map_or(ERROR, |set| set(pc, peer(data).data)) }
+    unsafe { peer(data).calls.set_session.map_or(ERROR, |set| set(pc, peer(data).data)) }
 }
 
 unsafe extern "C" fn save_session(pc: *mut sys::ngx_peer_connection_t, data: *mut c_void) {
     // SAFETY: as in `notify`.
     unsafe {
-        if let Some(save) = peer(data).save_session {
+        if let Some(save) = peer(data).calls.save_session {
             save(pc, peer(data).data);
         }
     }
@@ -299,23 +363,18 @@ unsafe extern "C" fn save_session(pc: *mut sys::ngx_peer_connection_t, data: *mu
 
 /// The core calls this once per upstream: before it frees the peer that answered, or after the last one failed.
 unsafe extern "C" fn finalize(r: *mut sys::ngx_http_request_t, rc: sys::ngx_int_t) {
-    let flight = entry!("a circuit breaker's result", None, {
-        // SAFETY: nginx passes the live request whose upstream `wrap` hooked; its context outlives the upstream.
-        let request = unsafe { Request::from_ptr(r) };
-        let flight = request.ctx().and_then(|ctx| ctx.passage.borrow_mut().flight.take());
-        if let Some(peer) = flight {
-            // SAFETY: as above.
-            unsafe { peer.settle(rc) };
-        }
-        flight
-    });
-    let Some(peer) = flight else {
+    // SAFETY: nginx passes the live request whose upstream `wrap` hooked.
+    let Some(peer) = Peer::of(unsafe { Request::from_ptr(r) }) else {
         log::cycle(Level::Alert, format_args!("sluice: an upstream ended that never began"));
         return;
     };
+    entry!("a circuit breaker's result", (), {
+        // SAFETY: as above.
+        unsafe { peer.settle(rc) };
+    });
     // SAFETY: the proxying module's own callback, as the core would call it.
     unsafe {
-        if let Some(finalize) = peer.finalize {
+        if let Some(finalize) = peer.calls.finalize {
             finalize(r, rc);
         }
     }

@@ -1,5 +1,7 @@
 //! The breakers that a location stands behind.
 
+use core::cell::OnceCell;
+
 use nginx_sys as sys;
 
 use super::super::request::Request;
@@ -9,27 +11,46 @@ use super::Guard;
 
 type Upstream = *const sys::ngx_http_upstream_srv_conf_t;
 
-/// Where a location sends its requests.
-#[derive(Default)]
+/// Where a location sends its requests; found out once.
+pub type Cell = OnceCell<Place>;
+
+/// What stands before the requests of a location.
+#[derive(Clone, Copy, Default)]
 pub struct Place {
-    /// The upstream it names. `None` too where the target holds variables, and in the rare location where an `if`
-    /// proxies by another protocol than its surroundings: which of the two it will be is only known when the
+    /// The breaker of the location.
+    pub route: Option<Guard<'static>>,
+    /// The location names its upstream. False too where the target holds variables, and in the rare location where an
+    /// `if` proxies by another protocol than its surroundings: which of the two it will be is only known when the
     /// balancer is asked.
-    pub upstream: Option<Upstream>,
+    pub is_named: bool,
+    /// The breaker of that upstream.
+    pub upstream: Option<Guard<'static>>,
     /// A cache may have the answer.
     pub is_cached: bool,
 }
 
 /// What the request's location says of its target.
 pub fn place(request: &Request) -> Place {
-    let r = request.as_ptr();
-    let mut place = Place::default();
+    let place = *of(request);
     // SAFETY: a live request.
-    if unsafe { (*r).content_handler }.is_none() {
-        return place;
+    if unsafe { (*request.as_ptr()).content_handler }.is_none() {
+        return Place { route: place.route, ..Place::default() };
     }
+    place
+}
+
+/// The same without asking whether the location serves content by itself.
+pub fn of(request: &Request) -> &'static Place {
+    request.loc_conf().breaker.place.get_or_init(|| find(request))
+}
+
+fn find(request: &Request) -> Place {
+    let r = request.as_ptr();
+    let conf = &request.main_conf().breaker;
+    let route = request.loc_conf().breaker.guard(conf);
+    let mut place = Place { route, ..Place::default() };
     let (mut named, mut cached) = (0, false);
-    for module in &request.main_conf().breaker.modules {
+    for module in &conf.modules {
         // SAFETY: a loaded HTTP module of this request's cycle, whose location configuration begins with an
         // ngx_http_upstream_conf_t (see PROXYING).
         let conf =
@@ -38,19 +59,15 @@ pub fn place(request: &Request) -> Place {
         cached |= is_cached(conf);
         if !conf.upstream.is_null() {
             named += 1;
-            place = Place { upstream: Some(conf.upstream), is_cached: is_cached(conf) };
+            let upstream = guard_of(request, conf.upstream);
+            place = Place { route, is_named: true, upstream, is_cached: is_cached(conf) };
         }
     }
-    if named == 1 { place } else { Place { upstream: None, is_cached: cached } }
-}
-
-/// The breaker of the request's location.
-pub fn route(request: &Request) -> Option<Guard<'static>> {
-    request.loc_conf().breaker.guard(&request.main_conf().breaker)
+    if named == 1 { place } else { Place { route, is_cached: cached, ..Place::default() } }
 }
 
 /// The breaker of an upstream of the request's cycle.
-pub fn guard_of(request: &Request, upstream: Upstream) -> Option<Guard<'static>> {
+fn guard_of(request: &Request, upstream: Upstream) -> Option<Guard<'static>> {
     // SAFETY: upstreams in a cycle's configuration live as long as the cycle; implicit ones have no srv_conf,
     // which conf_of checks.
     let number = unsafe { conf_of(upstream) }?.group.get()?;

@@ -3,6 +3,7 @@
 use super::super::request::Request;
 use super::super::sys::mono;
 use super::super::variables::Variable;
+use super::peer::Peer;
 use super::{Gate, target};
 
 pub static VARIABLES: [Variable; 2] = [
@@ -13,9 +14,10 @@ pub static VARIABLES: [Variable; 2] = [
 /// The breaker of the location, or that of the upstream it names, else of the one the request met last; of two the
 /// first that is not closed.
 fn gate(request: &Request) -> Option<&'static Gate> {
-    let met = || request.ctx()?.passage.try_borrow().ok()?.upstream.guard;
-    let named = || target::guard_of(request, target::place(request).upstream?);
-    let both = [target::route(request), named().or_else(met)].map(|guard| guard.map(|guard| guard.gate));
+    let seat = || request.ctx()?.passage.try_borrow().ok()?.upstream.guard;
+    let met = || Peer::of(request)?.upstream().or_else(seat);
+    let place = target::place(request);
+    let both = [place.route, place.upstream.or_else(met)].map(|guard| guard.map(|guard| guard.gate));
     let mut gates = both.into_iter().flatten();
     let first = gates.next()?;
     Some(if is_closed(first) { gates.find(|gate| !is_closed(gate)).unwrap_or(first) } else { first })

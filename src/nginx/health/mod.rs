@@ -22,6 +22,7 @@ use std::sync::Arc;
 use nginx_sys as sys;
 
 use super::conf::MainConf;
+use super::events::{self, Event, Kind};
 use super::log::{self, Level};
 use super::sys::mono;
 use super::traffic;
@@ -31,8 +32,9 @@ use crate::policy::balance::{Mode, Outlook};
 use crate::policy::health::{Condition, Match, State};
 use crate::shared::health::Check as SharedCheck;
 
+pub use conf::Check;
 pub use driver::Driver;
-pub use member::{Member, Members, Server};
+pub use member::{Member, Members, Record, Server};
 pub use peers::{DEGRADED, DRAINING, Peers, Role, each, primaries};
 
 /// All checks of the configuration.
@@ -63,6 +65,11 @@ impl Conf {
         numbered.filter(|(_, check)| core::ptr::eq(check.group, us)).map(|(number, _)| number).collect()
     }
 
+    /// The check of this number.
+    pub fn check(&self, number: usize) -> Option<&conf::Check> {
+        self.checks.get(number)
+    }
+
     fn find_match(&self, name: &str) -> Option<&Named> {
         self.matches.iter().find(|known| known.name == name)
     }
@@ -73,6 +80,10 @@ impl Conf {
 pub struct GroupState {
     /// Whether its servers are looked after.
     adopted: Cell<bool>,
+    /// Whether a server that comes has to pass a check first.
+    holds: Cell<bool>,
+    /// Whether one of its servers warms up when it comes back.
+    ramps: Cell<bool>,
     members: RefCell<Members>,
     /// Changes of verdicts, as of the last time this process put them into force.
     applied: Cell<u64>,
@@ -89,6 +100,16 @@ impl GroupState {
         self.adopted.get()
     }
 
+    /// Whether one of its servers warms up when it comes back.
+    pub fn ramps(&self) -> bool {
+        self.ramps.get()
+    }
+
+    /// Whether a server that comes has to pass a check first.
+    pub fn holds_newcomers_back(&self) -> bool {
+        self.holds.get()
+    }
+
     /// The group's servers as they were found last.
     pub fn members(&self) -> Members {
         self.members.borrow().clone()
@@ -96,12 +117,18 @@ impl GroupState {
 
     /// They have been found anew.
     pub fn set_members(&self, members: Vec<Rc<Member>>) {
+        self.ramps.set(members.iter().any(|member| member.tuning.slow_start > 0));
         *self.members.borrow_mut() = members.into();
     }
 
     /// Whether the group is in panic and sends to all.
     pub fn panics_to_all(&self) -> bool {
         self.panic.get() == Some(Mode::All)
+    }
+
+    /// Whether the group is in panic.
+    pub fn panics(&self) -> bool {
+        self.panic.get().is_some()
     }
 
     /// Lets a server that its breaker lets in again warm up.
@@ -132,6 +159,7 @@ pub fn adopt(main: &MainConf, group: &Group, known: bool) {
     group.health.adopted.set(true);
     let checks = || group.checks.iter().filter_map(|number| main.health.checks.get(*number));
     if checks().any(|check| check.mandatory) {
+        group.health.holds.set(true);
         peers::hold_newcomers_back(group.upstream);
     }
 }
@@ -184,16 +212,22 @@ pub fn changed(main: &MainConf, group: &Group) {
         _ if before == after => {}
         Some(mode) => {
             let to = if mode == Mode::All { "all of them" } else { "none" };
-            let few = format_args!("{usable} of {all} servers are usable, requests go to {to}");
+            let few = format!("{usable} of {all} servers are usable, requests go to {to}");
             log::cycle(Level::Warn, format_args!("upstream is in panic: {few}, upstream \"{name}\""));
+            note_panic(name, ["normal", "panic"], &few);
         }
         None => {
-            log::cycle(Level::Notice, format_args!("upstream is no longer in panic, upstream \"{name}\""))
+            log::cycle(Level::Notice, format_args!("upstream is no longer in panic, upstream \"{name}\""));
+            note_panic(name, ["panic", "normal"], &format!("{usable} of {all} servers are usable"));
         }
     }
 }
 
+fn note_panic(upstream: &str, [from, to]: [&str; 2], text: &str) {
+    events::note(&Event { kind: Kind::Panic, upstream, peer: "", from, to, text });
+}
+
 /// The verdict of a record.
-fn condition(shared: &SharedCheck) -> Condition {
+pub fn condition(shared: &SharedCheck) -> Condition {
     State::from_bits(shared.state()).condition()
 }

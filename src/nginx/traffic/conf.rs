@@ -4,12 +4,12 @@ use nginx_sys as sys;
 
 use super::super::cf::{ConfError, Directive, Result};
 use super::super::conf::MainConf;
-use super::super::sys::configured_workers;
+use super::super::sys::{configured_workers, server_resolves};
 use super::super::upstream;
 use super::super::zone::{Zone, min_size};
 use crate::shared::traffic::Plan;
 use crate::shared::traffic::cells::{
-    Cache, Cells, CoreLimit, Group, Host, Http, Peer, RateLimit, Zone as ZoneCells,
+    Cache, Cells, CoreLimit, Group, Host, Http, Peer, Probes, RateLimit, Zone as ZoneCells,
 };
 
 /// A `status_zone`: those of servers and those of locations are told apart, whatever their names.
@@ -120,25 +120,45 @@ impl Need {
 /// Most memory that shards of their own for all workers may take; with more series, workers share shards.
 const AMPLE: usize = 64 * 1024 * 1024;
 
+/// How many servers a group has, and may come to have where a name is resolved while nginx runs.
+///
+/// # Safety
+/// `us` must be an explicit group of the configuration being finished.
+unsafe fn servers(us: *const sys::ngx_http_upstream_srv_conf_t) -> usize {
+    /// Addresses that a name may have at once.
+    const RESOLVED: usize = 16;
+    // SAFETY: the caller vouches for the group; `servers` is NULL or an array the core built.
+    let resolving = unsafe {
+        let servers =
+            (*us).servers.as_ref().map(|servers| servers.as_slice::<sys::ngx_http_upstream_server_t>());
+        servers.unwrap_or_default().iter().filter(|server| server_resolves(server)).count()
+    };
+    upstream::servers(us) + resolving * RESOLVED
+}
+
 /// Announces the zone if something is counted.
 pub fn finish(cf: *mut sys::ngx_conf_t, main: &mut MainConf) -> Result {
     if !main.traffic.wanted.get() {
         return Ok(());
     }
     let groups = upstream::all(cf);
-    let servers = groups.iter().map(|us| upstream::servers(*us)).sum();
+    // SAFETY: explicit groups of the configuration being finished.
+    let servers = groups.iter().map(|us| unsafe { servers(*us) }).sum();
     let mut need = Need::default();
     need.of::<Host>(1, 0);
     need.of::<Http>(1, 0);
     need.of::<ZoneCells>(main.traffic.zones.borrow().len(), 4);
     need.of::<Group>(groups.len(), 4);
-    need.of::<Peer>(servers, 16);
+    // With an API servers may be added, and DNS may find some in any case.
+    need.of::<Peer>(servers, if main.api.is_there() { 64 } else { 32 });
     // SAFETY: all of the http block has been read.
     let (caches, limits) = unsafe { super::native::zones((*cf).cycle) };
     main.traffic.core_limits.set(limits > 0);
     need.of::<Cache>(caches, 1);
     need.of::<CoreLimit>(limits, 2);
     need.of::<RateLimit>(main.limits.0.len(), 2);
+    let probed = groups.iter().map(|us| upstream::servers(*us) * main.health.checks_of(*us).len());
+    need.of::<Probes>(probed.sum(), 16);
     let workers = configured_workers(cf).clamp(1, 128);
     let mut plan =
         Plan { shards: workers, processes: workers * 3 + 8, records: need.records, words: need.words };

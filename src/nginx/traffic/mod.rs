@@ -7,6 +7,7 @@ mod attempts;
 pub mod conf;
 mod native;
 pub mod peers;
+mod probes;
 mod process;
 mod requests;
 pub mod reset;
@@ -15,10 +16,12 @@ pub mod snapshot;
 mod symbols;
 mod tls;
 
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::cell::{Cell, OnceCell, RefCell};
 
 use super::conf::MainConf;
 use super::log::{self, Level};
+use super::sys::mono;
 use super::zone::{Contents, Zone};
 use crate::policy::limit::KeyHash;
 use crate::shared::cell::Region;
@@ -28,6 +31,7 @@ use crate::shared::traffic::{Key, Plan, Presence, Series, Store};
 pub use attempts::wrap;
 pub use conf::{LocConf, want};
 pub use peers::observe;
+pub use probes::{Place, changed, probed};
 pub use process::Watch;
 pub use requests::{begun, logged, noted};
 
@@ -56,6 +60,11 @@ impl Conf {
     /// The zone itself.
     pub fn store(&self) -> Option<&Store> {
         Some(&self.shm.as_ref()?.get()?.0)
+    }
+
+    /// Another server is going to be added.
+    pub fn make_room(&self) {
+        self.locked_now(|store| store.make_room::<cells::Peer>(mono(), process::alive));
     }
 
     /// Holds the zone's mutex while `f` claims series: outside `init_module`, nobody else may do so at the time.
@@ -105,11 +114,16 @@ fn key(about: &str) -> Key {
 
 /// A series that the plan has room for; without it, whatever it is about is not counted.
 fn claim<T: Cells>(store: &Store, about: &str) -> Option<Series<T>> {
-    match store.claim(key(about)) {
+    match store.claim(key(about), mono()) {
         Ok(series) => Some(series),
         Err(full) => {
-            let subject = about.replace('\0', " ");
-            log::cycle(Level::Alert, format_args!("{subject} is not counted: {full}"));
+            // Once per process and cycle: there is always a next one.
+            static SAID: AtomicU64 = AtomicU64::new(0);
+            let generation = store.generation();
+            if SAID.swap(generation, Relaxed) != generation {
+                let subject = about.replace('\0', " ");
+                log::cycle(Level::Alert, format_args!("{subject} is not counted, nor may others be: {full}"));
+            }
             None
         }
     }

@@ -10,7 +10,7 @@ use nginx_sys as sys;
 
 use super::super::conf::MainConf;
 use super::super::health::{self, peers as lists};
-use super::super::sys::{now, worker_index, zone_of};
+use super::super::sys::{mono, now, worker_index, zone_of};
 use super::super::upstream::Group;
 use super::process::alive;
 use crate::policy::balance::State;
@@ -53,6 +53,8 @@ pub struct Server {
     pub series: &'static Series<cells::Peer>,
     /// What the API calls it.
     pub id: u64,
+    /// Of each check of the group.
+    pub probes: Vec<Series<cells::Probes>>,
 }
 
 /// A peer that is held by a request, or whose list is locked.
@@ -114,11 +116,12 @@ impl GroupState {
             let identity = server.identity();
             let ordinal = seen.entry(identity.clone()).or_default();
             let about = format!("server\0{}\0{identity}\0{ordinal}", group.name);
+            let probes = probes(main, group, by, &format!("{identity}\0{ordinal}"));
             *ordinal += 1;
             let Some(series) = by.get::<cells::Peer>(&about) else { continue };
             let id = id(&its, &series);
             names.push((server.at, servers.len()));
-            servers.push(Rc::new(Server { server, series: main.traffic.shelf.keep(series), id }));
+            servers.push(Rc::new(Server { server, series: main.traffic.shelf.keep(series), id, probes }));
         }
         names.sort_unstable();
         let complete = servers.len() == all;
@@ -155,6 +158,12 @@ impl GroupState {
         if main.traffic.locked_now(|store| self.adopt(main, group, By::Claiming(store))).is_none() {
             self.listed.set(None);
         }
+    }
+
+    /// As [`Self::refresh`], though the list is as it was: there may be room by now.
+    pub fn refresh_again(&self, main: &MainConf, group: &Group) {
+        self.listed.set(None);
+        self.refresh(main, group);
     }
 
     /// Whether nothing is counted here.
@@ -218,7 +227,13 @@ impl GroupState {
     /// How many servers serve though they are no longer in the lists.
     pub fn zombies(&self, store: &Store) -> usize {
         let mut gone = self.gone.borrow_mut();
-        gone.retain(|series| store.gauge(series.number, alive) > 0);
+        gone.retain(|series| {
+            let serves = store.gauge(series.number, alive) > 0;
+            if !serves {
+                series.leave(mono());
+            }
+            serves
+        });
         gone.len()
     }
 }
@@ -260,6 +275,21 @@ pub fn observe(main: &MainConf, group: &Group) {
     for peer in super::snapshot::states(main, group) {
         turn(peer.0, matches!(peer.1, State::Unavail | State::Checking | State::Unhealthy));
     }
+}
+
+/// The series of each of the group's checks of one server.
+fn probes(main: &MainConf, group: &Group, by: By<'_>, server: &str) -> Vec<Series<cells::Probes>> {
+    let mut seen: HashMap<String, usize> = HashMap::new();
+    let checks = group.checks.iter().filter_map(|number| main.health.check(*number));
+    let series = checks.map(|check| {
+        let identity = check.identity();
+        let again = seen.entry(identity.clone()).or_default();
+        let about = format!("probes\0{}\0{server}\0{identity}\0{again}", group.name);
+        *again += 1;
+        by.get(&about)
+    });
+    // All or none: they are found by their position.
+    series.collect::<Option<_>>().unwrap_or_default()
 }
 
 /// A server's number in its group: given to it when it is first seen, and never to another.

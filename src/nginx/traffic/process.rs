@@ -30,14 +30,14 @@ pub fn started(conf: &'static MainConf) {
     let traffic = &conf.traffic;
     let (Some(store), Some(live)) = (traffic.store(), traffic.live()) else { return };
     let pid = u64::from(std::process::id());
-    let entered = store.enter(pid, (u64::from(worker_index()), live.generation), alive);
-    if entered.respawned {
+    let index = u64::from(worker_index());
+    if store.enter(index, live.generation) {
         count(&live.host.shard(usize::from(worker_index())).respawned);
     }
-    if entered.presence.is_none() {
+    traffic.presence.set(store.seat(pid, (index, live.generation), alive));
+    if traffic.presence.get().is_none() {
         log::cycle(Level::Warn, format_args!("sluice: too many processes to tell what this one has open"));
     }
-    traffic.presence.set(entered.presence);
 }
 
 /// The timer of a worker that counts.
@@ -76,6 +76,9 @@ impl Watch {
         presence.process().idle.store(idle, Relaxed);
         for group in &self.conf.upstreams.groups {
             group.traffic.tell(&presence);
+            if let Some(store) = self.conf.traffic.store() {
+                group.traffic.zombies(store);
+            }
         }
         self.observe();
     }
@@ -168,7 +171,11 @@ fn watch_accepts() {
         }
         takers
     };
-    TAKERS.with(|known| known.borrow_mut().extend(takers));
+    TAKERS.with(|known| {
+        let mut known = known.borrow_mut();
+        known.retain(|(at, _)| takers.iter().all(|(socket, _)| socket != at));
+        known.extend(takers);
+    });
 }
 
 unsafe extern "C" fn taken(c: *mut sys::ngx_connection_t) {

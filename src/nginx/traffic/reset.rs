@@ -39,7 +39,10 @@ fn zone(conf: &MainConf, kind: Kind, name: &str) {
 /// The servers of an upstream.
 pub fn upstream(conf: &MainConf, name: &str) {
     let groups = conf.upstreams.groups.iter().filter(|group| group.name == name);
-    groups.flat_map(|group| group.traffic.servers()).for_each(|server| server.series.reset());
+    groups.flat_map(|group| group.traffic.servers()).for_each(|server| {
+        server.series.reset();
+        server.series.whole().downtime.store(0, Relaxed);
+    });
 }
 
 /// A cache.

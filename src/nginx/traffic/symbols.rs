@@ -12,32 +12,28 @@ pub struct Stat {
     pub accepted: u64,
     pub handled: u64,
     pub requests: u64,
-    pub active: u64,
     pub reading: u64,
     pub writing: u64,
-    pub waiting: u64,
 }
 
 /// `None`: this nginx was built without `stub_status`.
 pub fn stat() -> Option<Stat> {
-    static PLACES: OnceLock<Option<[usize; 7]>> = OnceLock::new();
-    const NAMES: [&CStr; 7] = [
+    static PLACES: OnceLock<Option<[usize; 5]>> = OnceLock::new();
+    const NAMES: [&CStr; 5] = [
         c"ngx_stat_accepted",
         c"ngx_stat_handled",
         c"ngx_stat_requests",
-        c"ngx_stat_active",
         c"ngx_stat_reading",
         c"ngx_stat_writing",
-        c"ngx_stat_waiting",
     ];
     let places = *PLACES.get_or_init(|| {
-        let mut places = [0; 7];
+        let mut places = [0; 5];
         for (place, name) in places.iter_mut().zip(NAMES) {
             *place = symbol(name)? as usize;
         }
         Some(places)
     });
-    let [accepted, handled, requests, active, reading, writing, waiting] = places?.map(|place| {
+    let [accepted, handled, requests, reading, writing] = places?.map(|place| {
         // SAFETY: each symbol is a variable of type `ngx_atomic_t *`, set when nginx starts and never changed after;
         // the word it points to is in memory that all processes share, and is read as a whole.
         unsafe {
@@ -45,7 +41,7 @@ pub fn stat() -> Option<Stat> {
             word.cast::<AtomicUsize>().as_ref().map_or(0, |word| word.load(Relaxed) as u64)
         }
     });
-    Some(Stat { accepted, handled, requests, active, reading, writing, waiting })
+    Some(Stat { accepted, handled, requests, reading, writing })
 }
 
 /// A symbol of the program or of a library it has loaded.

@@ -1,25 +1,44 @@
 //! What a breaker is asked and told, and what it answers.
 
+use std::num::NonZeroU32;
+
 use crate::policy::Millis;
 use crate::policy::breaker::Outcome;
 
-/// The right to send one request, to be given back with `record` or `abort` exactly once.
+/// The right to send one request, to be given back with `record` or `abort` exactly once; 16 bytes, also in an
+/// `Option`. One that is no test holds nothing: nobody misses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Token {
+    /// The word of its permit; 0: it has none.
+    word: u64,
     pub(super) generation: u32,
-    pub(super) permit: Option<(u8, u64)>,
+    slot: u8,
     pub(super) suppressed: bool,
 }
 
 impl Token {
     pub(super) const fn plain(generation: u32) -> Self {
-        Self { generation, permit: None, suppressed: false }
+        Self { word: 0, generation, slot: 0, suppressed: false }
+    }
+
+    pub(super) const fn suppressed(generation: u32) -> Self {
+        Self { suppressed: true, ..Self::plain(generation) }
+    }
+
+    /// `word` is a permit's while it is leased, so not 0.
+    pub(super) const fn test(generation: u32, slot: u8, word: u64) -> Self {
+        Self { word, generation, slot, suppressed: false }
+    }
+
+    /// The permit: which it is, and its word.
+    pub(super) const fn permit(&self) -> Option<(u8, u64)> {
+        if self.word == 0 { None } else { Some((self.slot, self.word)) }
     }
 
     /// Whether this is a test request of HALF_OPEN.
     #[must_use]
     pub const fn is_test(&self) -> bool {
-        self.permit.is_some()
+        self.word != 0
     }
 
     /// Whether only `dry_run` let this request pass; its result is not counted.
@@ -27,6 +46,26 @@ impl Token {
     #[must_use]
     pub const fn is_suppressed(&self) -> bool {
         self.suppressed
+    }
+}
+
+/// The admission by a breaker that is calm: of which generation. 4 bytes, also in an `Option`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Era(NonZeroU32);
+
+impl Era {
+    /// `generation` has 20 bits.
+    pub(super) const fn new(generation: u32) -> Option<Self> {
+        match NonZeroU32::new(generation.wrapping_add(1)) {
+            Some(successor) => Some(Self(successor)),
+            None => None,
+        }
+    }
+}
+
+impl From<Era> for Token {
+    fn from(era: Era) -> Self {
+        Self::plain(era.0.get() - 1)
     }
 }
 

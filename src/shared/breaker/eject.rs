@@ -86,9 +86,7 @@ impl Breaker {
         }
         let (admission, made) = self.admit(s, now, Caller { worker, may_test: true });
         match admission {
-            Admission::Allow(token) if token.permit.is_some() => {
-                [made, self.record(s, now, token, probed.report)]
-            }
+            Admission::Allow(token) if token.is_test() => [made, self.record(s, now, token, probed.report)],
             _ => [made, None],
         }
     }

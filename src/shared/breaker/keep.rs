@@ -165,7 +165,8 @@ impl Breaker {
 
     /// Back to CLOSED with an empty window, no attempts and no override, by the operator.
     pub fn reset(&self, now: Millis) -> Option<Transition> {
-        self.floor.fetch_max(now + 1, SeqCst);
+        // Past what was logged since another reset in this very millisecond, too. Never refused.
+        let _ = self.floor.fetch_update(SeqCst, SeqCst, |floor| Some(floor.max(now) + 1));
         self.over.store(0, SeqCst);
         let from = self.update(|at| Some(StateWord { attempts: 0, ..at.next(State::Closed) }))?;
         self.changed.store(now, Relaxed);
@@ -173,6 +174,7 @@ impl Breaker {
             return None;
         }
         self.closed.fetch_add(1, Relaxed);
+        self.details.changed(from.state, Cause::Reset);
         Some(self.transition(from, State::Closed, Cause::Reset))
     }
 
@@ -269,8 +271,9 @@ impl Breaker {
         });
         let wide = self.buckets.iter().chain(&self.permits).chain(self.counters());
         wide.for_each(|word| word.store(0, SeqCst));
-        let narrow = self.log.iter().chain([&self.run, &self.last, &self.head]);
+        let narrow = self.log.iter().chain([&self.run, &self.last, &self.head, &self.expired]);
         narrow.for_each(|word| word.store(0, SeqCst));
+        self.details.clear();
         let times = [&self.changed, &self.floor, &self.over, &self.failed_at, &self.calm];
         times.into_iter().for_each(|word| word.store(0, SeqCst));
     }
@@ -290,6 +293,8 @@ impl Breaker {
         copy32(&self.run, &old.run);
         copy32(&self.last, &old.last);
         copy32(&self.head, &old.head);
+        copy32(&self.expired, &old.expired);
+        self.details.copy_from(&old.details);
         copy(&self.changed, &old.changed);
         copy(&self.floor, &old.floor);
         copy(&self.over, &old.over);

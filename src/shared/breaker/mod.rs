@@ -9,6 +9,7 @@
 
 mod ask;
 mod count;
+mod details;
 mod eject;
 mod keep;
 #[cfg(test)]
@@ -18,9 +19,12 @@ use crate::shared::cell::atomic::Ordering::{Relaxed, SeqCst};
 use crate::shared::cell::atomic::fence;
 use crate::shared::cell::atomic::{AtomicU32, AtomicU64};
 
-pub use ask::{Admission, Caller, Report, Token};
+pub use ask::{Admission, Caller, Era, Report, Token};
+pub use details::{CHANGES, Detailed};
 pub use eject::{Bar, Probed};
 pub use keep::View;
+
+use details::{Details, Refused};
 
 use super::cell::shared_struct;
 use crate::policy::Millis;
@@ -58,7 +62,9 @@ shared_struct! {
 
         /// Where the next failure is logged, modulo `LOG`.
         head: AtomicU32,
-        spare: [AtomicU32; 15],
+        /// Permits whose lease ended without a result.
+        expired: AtomicU32,
+        details: Details,
 
         log: [AtomicU32; LOG],
 
@@ -93,14 +99,18 @@ impl Breaker {
         loop {
             let (state, forced) = (self.load(), self.forced(now));
             let admission = match forced {
-                Some(Forced::Open) => return (self.reject(self.forced_for(s, now, state)), made),
+                Some(Forced::Open) => {
+                    return (self.reject(self.forced_for(s, now, state), Refused::Forced), made);
+                }
                 Some(Forced::Closed) => Some(Admission::Allow(Token::plain(state.generation))),
-                None | Some(Forced::DryRun) => self.admit_unforced(s, now, caller, state, &mut made),
+                None | Some(Forced::DryRun) => {
+                    let dry = is_dry(s, forced);
+                    self.admit_unforced(s, now, caller, (state, dry), &mut made)
+                }
             };
             match admission {
                 Some(Admission::Reject { .. }) if is_dry(s, forced) => {
-                    let token = Token { suppressed: true, ..Token::plain(state.generation) };
-                    return (Admission::Allow(token), made);
+                    return (Admission::Allow(Token::suppressed(state.generation)), made);
                 }
                 Some(admission) => return (admission, made),
                 // Somebody else, or this call, moved the state on.
@@ -109,12 +119,24 @@ impl Breaker {
         }
     }
 
+    /// Admission where nothing needs to be asked: CLOSED, and no word of the operator's. Two loads; changes and
+    /// counts nothing. `None`: [`Self::admit`] knows.
+    #[inline]
+    pub fn calm(&self) -> Option<Era> {
+        let state = self.load();
+        if state.state == State::Closed && self.over.load(Relaxed) == 0 {
+            Era::new(state.generation)
+        } else {
+            None
+        }
+    }
+
     fn admit_unforced(
         &self,
         s: &Settings,
         now: Millis,
         caller: Caller,
-        state: StateWord,
+        (state, dry): (StateWord, bool),
         made: &mut Option<Transition>,
     ) -> Option<Admission> {
         match state.state {
@@ -122,7 +144,7 @@ impl Breaker {
             State::Open => {
                 let left = words::ahead(state.deadline, now);
                 if left > 0 || !caller.may_test {
-                    return Some(self.reject(left.max(1).unsigned_abs()));
+                    return Some(self.reject(left.max(1).unsigned_abs(), Refused::Open.unless(dry)));
                 }
                 if self.change(state, now, |at| at.next(State::HalfOpen)).is_some() {
                     *made = Some(self.transition(state, State::HalfOpen, Cause::Elapsed));
@@ -142,7 +164,7 @@ impl Breaker {
                     *made = done.or(*made);
                     None
                 }
-                Grant::Busy(left) => Some(self.reject(left)),
+                Grant::Busy(left) => Some(self.reject(left, Refused::HalfOpen.unless(dry))),
             },
         }
     }
@@ -176,7 +198,7 @@ impl Breaker {
             self.late.fetch_add(1, Relaxed);
             return None;
         }
-        match (state.state, token.permit) {
+        match (state.state, token.permit()) {
             (State::Closed, _) => {
                 let at = failed.then(|| now.max(floor));
                 let evidence = self.evidence(s, now, state.generation, at, report.slow);
@@ -201,7 +223,7 @@ impl Breaker {
 
     /// Gives a permit back without a result: the client went away before the upstream answered.
     pub fn abort(&self, token: Token) {
-        if let Some((slot, word)) = token.permit {
+        if let Some((slot, word)) = token.permit() {
             self.replace(slot, word, 0);
         }
     }
@@ -215,8 +237,9 @@ impl Breaker {
         permit.is_some_and(|permit| permit.compare_exchange(from, to, SeqCst, SeqCst).is_ok())
     }
 
-    fn reject(&self, retry_after: Millis) -> Admission {
+    fn reject(&self, retry_after: Millis, why: Refused) -> Admission {
         self.rejected.fetch_add(1, Relaxed);
+        self.details.refused(why);
         Admission::Reject { retry_after }
     }
 
@@ -238,7 +261,9 @@ impl Breaker {
             let word = permit.load(SeqCst);
             let held = Permit::unpack(word);
             if held.grantable(generation, now) && self.replace(slot, word, mine) {
-                return Grant::Test(Token { generation, permit: Some((slot, mine)), suppressed: false });
+                let lost = held.state == PermitState::Leased && held.generation == generation;
+                self.expired.fetch_add(lost.into(), Relaxed);
+                return Grant::Test(Token::test(generation, slot, mine));
             }
             if held.state == PermitState::Leased {
                 soonest = soonest.min(words::ahead(held.expiry, now).max(1));
@@ -278,10 +303,12 @@ impl Breaker {
             let deadline = words::stamp(now.wrapping_add(open_for));
             let from =
                 self.change(state, now, |at| StateWord { attempts, deadline, ..at.next(State::Open) })?;
+            self.details.changed(from.state, bad);
             return Some(Transition { attempts, open_for, ..self.transition(from, State::Open, bad) });
         }
         self.floor.fetch_max(now, SeqCst);
         let from = self.change(state, now, |at| at.next(State::Closed))?;
+        self.details.changed(from.state, Cause::TestsPassed { count });
         Some(self.transition(from, State::Closed, Cause::TestsPassed { count }))
     }
 
@@ -307,6 +334,7 @@ impl Breaker {
             let deadline = words::stamp(now.wrapping_add(deadline(at)));
             StateWord { deadline, ..at.next(State::Open) }
         })?;
+        self.details.changed(from.state, cause);
         Some(Transition { open_for: deadline(from), ..self.transition(from, State::Open, cause) })
     }
 

@@ -6,7 +6,9 @@
 //!
 //! Series are claimed while nobody else does so: by the master, when a cycle begins, or under the zone's mutex.
 
+mod carry;
 pub mod cells;
+mod plan;
 pub mod process;
 mod series;
 
@@ -14,7 +16,9 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use super::cell::{Region, RegionError, shared_struct};
+use crate::policy::Millis;
 use cells::Cells;
+pub use plan::Plan;
 pub use process::{Presence, Process, down, up};
 pub use series::{Series, add, count};
 
@@ -65,7 +69,8 @@ shared_struct! {
         offset: AtomicU64,
         /// Codes that were given a cell, four to a word.
         names: [AtomicU64; 2],
-        spare: AtomicU64,
+        /// When its subject went, milliseconds; 0: it is there.
+        left: AtomicU64,
     }
 }
 
@@ -74,46 +79,11 @@ const RECORD: usize = size_of::<Record>();
 const LINE: usize = Region::ALIGN / 8;
 const _: () = assert!(HEADER == 640 && RECORD == 64);
 
+/// How long, in milliseconds, the counts of a subject that has gone are kept at least.
+const FORGOTTEN: Millis = 60_000;
+
 /// What a series is about: a hash that does not collide.
 pub type Key = [u64; 2];
-
-/// How a zone is to be laid out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Plan {
-    pub shards: usize,
-    pub processes: usize,
-    pub records: usize,
-    /// Words of one shard, for all series together.
-    pub words: usize,
-}
-
-impl Plan {
-    fn gauges(&self) -> usize {
-        self.records.next_multiple_of(LINE)
-    }
-
-    fn process_size(&self) -> usize {
-        size_of::<Process>().saturating_add(self.gauges().saturating_mul(8))
-    }
-
-    fn records_at(&self) -> usize {
-        HEADER.saturating_add(self.processes.saturating_mul(self.process_size()))
-    }
-
-    fn cells_at(&self) -> usize {
-        self.records_at().saturating_add(self.records.saturating_mul(RECORD))
-    }
-
-    fn shard_size(&self) -> usize {
-        self.words.next_multiple_of(LINE).saturating_mul(8)
-    }
-
-    /// Bytes of a zone that is laid out so.
-    #[must_use]
-    pub fn size(&self) -> usize {
-        self.cells_at().saturating_add(self.shard_size().saturating_mul(self.shards.saturating_add(1)))
-    }
-}
 
 /// Why memory is not a zone of ours.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -144,15 +114,6 @@ pub struct Store {
     region: Region,
     header: &'static Header,
     plan: Plan,
-}
-
-/// A worker has started.
-#[derive(Clone, Copy, Debug)]
-pub struct Entered {
-    /// `None`: there are more processes than places.
-    pub presence: Option<Presence>,
-    /// It replaces one of its cycle that died.
-    pub respawned: bool,
 }
 
 impl Store {
@@ -223,21 +184,22 @@ impl Store {
             && self.header.looked.compare_exchange(last, now, SeqCst, Relaxed).is_ok()
     }
 
-    /// Finds the series of this key or claims one, for the present cycle. Only the master when a cycle begins, or
-    /// under the zone's mutex.
+    /// Finds the series of this key or claims one, for the present cycle, at `mono` of the host's monotonic clock. Only
+    /// the master when a cycle begins, or under the zone's mutex.
     ///
     /// # Errors
     /// [`Full`]: the zone is too small.
-    pub fn claim<T: Cells>(&self, key: Key) -> Result<Series<T>, Full> {
+    pub fn claim<T: Cells>(&self, key: Key, mono: Millis) -> Result<Series<T>, Full> {
         let now = self.generation();
         let ours = |record: &Record| record.kind.load(Relaxed) == T::KIND && record.is(key);
         let found = self.records().find(|(_, record)| ours(record));
         let (number, record) = match found {
             Some(found) => found,
-            None => self.take::<T>(now)?,
+            None => self.take::<T>(now, mono)?,
         };
         record.key[0].store(key[0], SeqCst);
         record.key[1].store(key[1], SeqCst);
+        record.left.store(0, SeqCst);
         record.used.store(now.max(1), Release);
         self.series(number, record).map_err(|_| self.full::<T>())
     }
@@ -246,15 +208,41 @@ impl Store {
     pub fn find<T: Cells>(&self, key: Key) -> Option<Series<T>> {
         let ours = |record: &Record| record.kind.load(Relaxed) == T::KIND && record.is(key);
         let (number, record) = self.records().find(|(_, record)| ours(record))?;
+        if record.left.load(Relaxed) != 0 {
+            record.left.store(0, SeqCst);
+        }
         self.series(number, record).ok()
     }
 
-    /// A record of this kind that no cycle has used for long, cleared, or a fresh one.
-    fn take<T: Cells>(&self, now: u64) -> Result<(usize, &'static Record), Full> {
-        let idle = |record: &Record| now.saturating_sub(record.used.load(SeqCst)) > 2;
+    /// Subjects of this kind come and go faster than they are forgotten: if there is no room for another one, forgets those
+    /// that have gone and for whom nobody counts any more, as processes that are `alive` say. Only under the zone's mutex.
+    pub fn make_room<T: Cells>(&self, mono: Millis, alive: impl Fn(u64) -> bool) {
+        let given = self.header.given.load(SeqCst) as usize;
+        let fresh = self.record(self.header.claimed.load(SeqCst) as usize).is_some();
+        if fresh && given + T::WORDS <= self.plan.words {
+            return;
+        }
+        let gone = self
+            .records()
+            .filter(|(_, record)| record.kind.load(Relaxed) == T::KIND && record.left.load(SeqCst) != 0);
+        for (number, record) in gone {
+            if self.gauge(number, &alive) == 0 {
+                record.left.store(mono.saturating_sub(FORGOTTEN + 1).max(1), SeqCst);
+            }
+        }
+    }
+
+    /// A record of this kind that no cycle has used for long, or whose subject went a while ago, cleared; or a fresh one.
+    fn take<T: Cells>(&self, now: u64, mono: Millis) -> Result<(usize, &'static Record), Full> {
+        let gone = |record: &Record| match record.left.load(SeqCst) {
+            0 => false,
+            left => mono.saturating_sub(left) > FORGOTTEN,
+        };
+        let idle = |record: &Record| now.saturating_sub(record.used.load(SeqCst)) > 2 || gone(record);
         let old = self.records().find(|(_, record)| record.kind.load(Relaxed) == T::KIND && idle(record));
         if let Some((number, record)) = old {
             record.used.store(0, SeqCst);
+            record.left.store(0, SeqCst);
             record.names.iter().for_each(|names| names.store(0, SeqCst));
             let series = self.series::<T>(number, record).map_err(|_| self.full::<T>())?;
             let cells = series.words.iter().flat_map(|words| words.iter()).chain(series.offs);
@@ -288,6 +276,7 @@ impl Store {
             words: words.collect::<Result<_, _>>()?,
             offs: self.region.slice(at(0), T::WORDS)?,
             record,
+            key: [record.key[0].load(SeqCst), record.key[1].load(SeqCst)],
             number,
         })
     }
@@ -302,18 +291,26 @@ impl Store {
         (0..claimed).map_while(|number| Some((number, self.record(number)?)))
     }
 
-    /// Says that worker `index` of cycle `generation` starts as process `pid`. `alive` tells whether a process lives:
-    /// the places of those that do not are free.
-    pub fn enter(&self, pid: u64, (index, generation): (u64, u64), alive: impl Fn(u64) -> bool) -> Entered {
+    /// Says that worker `index` of cycle `generation` starts. `true`: it replaces one of its cycle that died.
+    pub fn enter(&self, index: u64, generation: u64) -> bool {
         let cell = self.header.entered.get(index as usize);
-        let respawned = cell.is_some_and(|cell| cell.swap(generation as u32, SeqCst) == generation as u32);
+        cell.is_some_and(|cell| cell.swap(generation as u32, SeqCst) == generation as u32)
+    }
+
+    /// A place for worker `index` of cycle `generation`, which is process `pid`. `alive` tells whether a process lives:
+    /// the places of those that do not are free. `None`: there are more processes than places.
+    pub fn seat(
+        &self,
+        pid: u64,
+        (index, generation): (u64, u64),
+        alive: impl Fn(u64) -> bool,
+    ) -> Option<Presence> {
         let free = |before: u64| before == 0 || !alive(before & !process::CLAIMING);
-        let presence = self.processes().find(|place| {
+        self.processes().find(|place| {
             let before = place.pid();
             // One that has not cleared itself yet lives, or died in that very moment.
             free(before) && place.take(before, pid, (index, generation))
-        });
-        Entered { presence, respawned }
+        })
     }
 
     /// All places of processes, whosever they are.
@@ -331,52 +328,6 @@ impl Store {
         let living = self.processes().filter(|place| matches!(place.pid(), pid if pid != 0 && alive(pid)));
         living.filter_map(|place| place.gauge(series)).map(|cell| cell.load(Relaxed)).sum()
     }
-
-    /// Carries over what the zone of another size that this one replaces has counted. Only the master, right after
-    /// `create`. Returns how many series found no room.
-    pub fn copy_from(&self, old: &Self) -> usize {
-        let now = old.generation();
-        self.header.generation.store(now, SeqCst);
-        for (to, from) in self.header.entered.iter().zip(&old.header.entered) {
-            to.store(from.load(SeqCst), SeqCst);
-        }
-        let used = |record: &Record| match record.used.load(SeqCst) {
-            0 => false,
-            used => now.saturating_sub(used) <= 2,
-        };
-        old.records().filter(|(_, record)| used(record)).filter(|(_, record)| !self.copy(old, record)).count()
-    }
-
-    fn copy(&self, old: &Self, from: &Record) -> bool {
-        match from.kind.load(Relaxed) {
-            cells::Zone::KIND => self.copy_as::<cells::Zone>(old, from),
-            cells::Http::KIND => self.copy_as::<cells::Http>(old, from),
-            cells::Peer::KIND => self.copy_as::<cells::Peer>(old, from),
-            cells::Cache::KIND => self.copy_as::<cells::Cache>(old, from),
-            cells::CoreLimit::KIND => self.copy_as::<cells::CoreLimit>(old, from),
-            cells::RateLimit::KIND => self.copy_as::<cells::RateLimit>(old, from),
-            cells::Host::KIND => self.copy_as::<cells::Host>(old, from),
-            cells::Group::KIND => self.copy_as::<cells::Group>(old, from),
-            _ => false,
-        }
-    }
-
-    /// All shards' counts become the first shard's.
-    fn copy_as<T: Cells>(&self, old: &Self, from: &Record) -> bool {
-        let key = [from.key[0].load(SeqCst), from.key[1].load(SeqCst)];
-        let Some((number, record)) = old.records().find(|(_, record)| std::ptr::eq(*record, from)) else {
-            return false;
-        };
-        let (Ok(source), Ok(target)) = (old.series::<T>(number, record), self.claim::<T>(key)) else {
-            return false;
-        };
-        target.record.used.store(from.used.load(SeqCst), SeqCst);
-        for (to, from) in target.record.names.iter().zip(&from.names) {
-            to.store(from.load(SeqCst), SeqCst);
-        }
-        target.absorb(&source);
-        true
-    }
 }
 
 impl Record {
@@ -384,24 +335,6 @@ impl Record {
         self.used.load(Acquire) != 0
             && self.key[0].load(SeqCst) == key[0]
             && self.key[1].load(SeqCst) == key[1]
-    }
-}
-
-impl<T: Cells> Series<T> {
-    fn absorb(&self, old: &Self) {
-        let Some(first) = self.words.first() else { return };
-        for at in 0..T::WORDS {
-            let cells = || old.words.iter().filter_map(|words| words.get(at)).map(|cell| cell.load(Relaxed));
-            // Of states, the greatest: it is the only one, or the latest time.
-            let value = if at < T::COUNTERS {
-                cells().fold(0u64, u64::wrapping_add)
-            } else {
-                cells().max().unwrap_or(0)
-            };
-            for (to, value) in [(first.get(at), value), (self.offs.get(at), old.offs[at].load(Relaxed))] {
-                to.into_iter().for_each(|to| to.store(value, Relaxed));
-            }
-        }
     }
 }
 

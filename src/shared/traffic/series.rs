@@ -3,8 +3,9 @@
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
-use super::Record;
 use super::cells::{Cells, Codes, NAMED};
+use super::{Key, Record};
+use crate::policy::Millis;
 use crate::policy::traffic::{CLASSES, class_of, code_at, index_of};
 
 /// A claimed series. Plain references into the zone: valid as long as the zone is mapped and the key in use.
@@ -16,6 +17,7 @@ pub struct Series<T: Cells> {
     pub(super) words: Box<[&'static [AtomicU64]]>,
     pub(super) offs: &'static [AtomicU64],
     pub(super) record: &'static Record,
+    pub(super) key: Key,
     /// The number of its gauge in each process's table.
     pub number: usize,
 }
@@ -42,6 +44,14 @@ impl<T: Cells> Series<T> {
     /// The states of the series as a whole.
     pub fn whole(&self) -> &'static T {
         self.base
+    }
+
+    /// Its subject has gone, at `mono` of the host's monotonic clock. A while later the record may be another's.
+    pub fn leave(&self, mono: Millis) {
+        if self.record.is(self.key) {
+            // Whoever said so first is right.
+            let _ = self.record.left.compare_exchange(0, mono.max(1), SeqCst, Relaxed);
+        }
     }
 
     /// All shards, for what does not add up.

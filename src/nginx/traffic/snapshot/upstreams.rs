@@ -9,12 +9,14 @@ use nginx_sys as sys;
 use super::super::peers::{self as peers_of, Server};
 use super::super::process::alive;
 use super::web::responses;
-use super::{Group, HealthChecks, Histogram, Peer, breakers};
+use super::{Group, HealthChecks, Histogram, Peer, breakers, probes};
 use crate::nginx::conf::MainConf;
 use crate::nginx::health::{self, Member, Role, peers};
 use crate::nginx::sys::{PeersLock, now, zone_of};
-use crate::nginx::upstream;
-use crate::policy::balance::{Facts, State};
+use crate::nginx::{membership, upstream};
+use crate::policy::balance::{Barred, FULL, Facts, Reasons, State, because, share};
+use crate::policy::breaker::{Forced, State as BreakerState};
+use crate::policy::health::Condition;
 use crate::policy::traffic::shown;
 use crate::shared::traffic::Series;
 use crate::shared::traffic::cells;
@@ -47,11 +49,14 @@ struct Raw {
     max_fails: u64,
     fail_timeout: u64,
     down: usize,
-    unavail: bool,
+    /// Failed attempts, and milliseconds until the core tries again, if it has put the server aside.
+    unavail: Option<(u64, u64)>,
 }
 
 fn of(conf: &MainConf, group: &upstream::Group) -> Group {
+    membership::catch_up(conf, group);
     group.traffic.refresh(conf, group);
+    health::refresh(conf, group);
     peers_of::observe(conf, group);
     // SAFETY: a group of this process's cycle.
     let zone = unsafe { zone_of(group.upstream).as_ref() };
@@ -61,7 +66,7 @@ fn of(conf: &MainConf, group: &upstream::Group) -> Group {
     let store = conf.traffic.store();
     let peers = found.iter().enumerate().filter_map(|(number, raw)| {
         let its = servers.get(raw.at)?;
-        let mut peer = peer(group, its, member_of(&members, number, its), raw);
+        let mut peer = peer(conf, group, its, member_of(&members, number, its), raw);
         if let Some(store) = store.filter(|_| zone.is_none()) {
             peer.active = store.gauge(its.series.number, alive);
         }
@@ -73,6 +78,7 @@ fn of(conf: &MainConf, group: &upstream::Group) -> Group {
         peers: peers.collect(),
         keepalive: store.map(|store| group.traffic.keepalive(store)),
         zombies: store.map_or(0, |store| group.traffic.zombies(store) as u64),
+        panic: group.health.panics(),
         breaker: group.breaker.gate().map(breakers::of),
     }
 }
@@ -91,7 +97,8 @@ fn raw(group: &upstream::Group, room: usize) -> Vec<Raw> {
             let mut peer = (*list).peer;
             while !peer.is_null() && found.len() < room {
                 let name = addr_of!((*peer).name);
-                let late = second - (*peer).checked <= (*peer).fail_timeout;
+                let left = (*peer).fail_timeout.saturating_sub(second.saturating_sub((*peer).checked));
+                let aside = (*peer).max_fails != 0 && (*peer).fails >= (*peer).max_fails && left >= 0;
                 found.push(Raw {
                     at: group.traffic.position(name).unwrap_or(usize::MAX),
                     role,
@@ -102,7 +109,7 @@ fn raw(group: &upstream::Group, room: usize) -> Vec<Raw> {
                     max_fails: (*peer).max_fails as u64,
                     fail_timeout: (*peer).fail_timeout.unsigned_abs(),
                     down: (*peer).down,
-                    unavail: (*peer).max_fails != 0 && (*peer).fails >= (*peer).max_fails && late,
+                    unavail: aside.then(|| ((*peer).fails as u64, left.unsigned_abs() * 1_000)),
                 });
                 peer = (*peer).next;
             }
@@ -111,9 +118,9 @@ fn raw(group: &upstream::Group, room: usize) -> Vec<Raw> {
     found
 }
 
-fn peer(group: &upstream::Group, its: &Server, member: Option<&Member>, raw: &Raw) -> Peer {
+fn peer(conf: &MainConf, group: &upstream::Group, its: &Server, member: Option<&Member>, raw: &Raw) -> Peer {
     let series = its.series;
-    let gate = group.breaker.servers().and_then(|servers| {
+    let breaker = group.breaker.servers().and_then(|servers| {
         servers.named(raw.name as *const sys::ngx_str_t).map(|member| breakers::of(&member.gate))
     });
     Peer {
@@ -130,7 +137,7 @@ fn peer(group: &upstream::Group, its: &Server, member: Option<&Member>, raw: &Ra
         slow_start: member.map_or(0, |member| member.tuning.slow_start),
         route: member.map_or(String::new(), |member| member.tuning.route().to_owned()),
         down: raw.down & 1 != 0,
-        drain: member.map_or(raw.down & health::DRAINING != 0, |member| member.tuning.drains()),
+        drain: raw.down & health::DRAINING != 0 || member.is_some_and(|member| member.tuning.drains()),
         requests: series.sum(|peer| &peer.requests),
         responses: responses(series, |peer| &peer.codes),
         header_time: average(series, |peer| &peer.header_time),
@@ -141,12 +148,50 @@ fn peer(group: &upstream::Group, its: &Server, member: Option<&Member>, raw: &Ra
         fails: series.sum(|peer| &peer.fails),
         unavail: series.sum(|peer| &peer.unavail),
         health_checks: member.and_then(checks),
+        probes: member.map_or_else(Vec::new, |member| probes::of(conf, member, &its.probes)),
+        share: member.map_or(1.0, |member| member.tuning.share()),
         downtime: downtime(series),
         downstart: Some(series.whole().down_start.load(Relaxed)).filter(|at| *at != 0),
         selected: series.all().map(|peer| peer.selected.load(Relaxed)).max().filter(|at| *at != 0),
         degraded: member.is_some_and(Member::is_degraded),
-        breaker: gate,
-        because: Vec::new(),
+        because: because(reasons(member, breaker.as_ref(), raw)),
+        breaker,
+    }
+}
+
+/// What keeps a server from traffic.
+fn reasons(member: Option<&Member>, breaker: Option<&super::Breaker>, raw: &Raw) -> Reasons {
+    let (now, down) = (now().mono, state(member, raw) == State::Down);
+    let records = || member.into_iter().flat_map(|member| &member.records);
+    let conditions = || records().map(|record| (health::condition(record.shared), record.shared.view()));
+    let failing = conditions().filter(|(condition, _)| *condition == Condition::Down);
+    let part = member.and_then(|member| {
+        let tuning = &member.tuning;
+        Some(share(tuning.words?.began()?, now, tuning.slow_start))
+    });
+    Reasons {
+        down,
+        draining: state(member, raw) == State::Draining,
+        unhealthy: failing.map(|(_, view)| now.saturating_sub(view.last_change)).max(),
+        checking: conditions().any(|(condition, _)| condition == Condition::Checking),
+        unavail: raw.unavail,
+        breaker: breaker.and_then(barred),
+        degraded: member.is_some_and(Member::is_degraded),
+        full: Some(raw.conns).filter(|conns| raw.max_conns != 0 && *conns >= raw.max_conns),
+        warming: part.filter(|part| *part < FULL).map(|part| part * 100 / FULL),
+    }
+}
+
+/// How a circuit breaker keeps a server; one in dry run does not.
+fn barred(breaker: &super::Breaker) -> Option<Barred> {
+    let view = &breaker.view;
+    match (view.forced, view.state) {
+        (Some(Forced::Open), _) => Some(Barred::Forced(view.forced_until.saturating_sub(now().mono))),
+        (None, BreakerState::Open) if !breaker.settings.dry_run => {
+            Some(Barred::Open(view.last, breaker.retry_after))
+        }
+        (None, BreakerState::HalfOpen) if !breaker.settings.dry_run => Some(Barred::HalfOpen),
+        _ => None,
     }
 }
 
@@ -158,6 +203,7 @@ fn member_of<'m>(members: &'m [Rc<Member>], number: usize, its: &Server) -> Opti
 
 /// The state of each server of a group.
 pub fn states(conf: &MainConf, group: &upstream::Group) -> Vec<(&'static Series<cells::Peer>, State)> {
+    membership::catch_up(conf, group);
     group.traffic.refresh(conf, group);
     let servers = group.traffic.servers();
     let members = group.health.members();
@@ -171,12 +217,12 @@ pub fn states(conf: &MainConf, group: &upstream::Group) -> Vec<(&'static Series<
 /// The word for how a server stands.
 fn state(member: Option<&Member>, raw: &Raw) -> State {
     if let Some(member) = member {
-        return member.state(raw.unavail);
+        return member.state(raw.unavail.is_some());
     }
     State::of(Facts {
         down: raw.down & 1 != 0,
         draining: raw.down & health::DRAINING != 0,
-        unavail: raw.unavail,
+        unavail: raw.unavail.is_some(),
         ..Facts::default()
     })
 }

@@ -7,6 +7,7 @@ use super::{Connections, Histogram, Http, Responses, Ssl, Worker, Zone};
 use core::sync::atomic::Ordering::Relaxed;
 
 use crate::nginx::conf::MainConf;
+use crate::nginx::worker;
 use crate::shared::traffic::cells::{self, Cells, Codes};
 use crate::shared::traffic::{Presence, Series};
 
@@ -86,34 +87,42 @@ fn living(conf: &MainConf) -> impl Iterator<Item = Presence> {
     places.filter(|place| matches!(place.pid(), pid if pid != 0 && alive(pid)))
 }
 
-/// Clients' connections of all workers.
+/// Clients' connections of all workers. What is open is what the processes that live have open: nginx's own count keeps
+/// those of a worker that was killed.
 pub fn connections(conf: &MainConf) -> Connections {
+    look();
+    let mut sum = Connections::default();
+    for place in living(conf) {
+        let (active, idle) = (load(&place.process().active), load(&place.process().idle));
+        sum.active += active.saturating_sub(idle);
+        sum.idle += idle;
+    }
+    let Some(live) = conf.traffic.live() else { return sum };
     let Some(stat) = symbols::stat() else {
-        let mut sum = Connections::default();
-        for place in living(conf) {
-            sum.active += load(&place.process().active);
-            sum.idle += load(&place.process().idle);
-        }
-        sum.accepted = conf.traffic.live().map_or(0, |live| live.host.sum(|host| &host.accepted));
-        return sum;
+        return Connections { accepted: live.host.sum(|host| &host.accepted), ..sum };
     };
-    let (accepted, handled) = conf.traffic.live().map_or((0, 0), |live| {
-        let whole = live.host.whole();
-        (whole.accepted_before.load(Relaxed), whole.handled_before.load(Relaxed))
-    });
-    let accepted = stat.accepted.saturating_sub(accepted);
+    let before = live.host.whole();
+    let accepted = stat.accepted.saturating_sub(load(&before.accepted_before));
+    let handled = stat.handled.saturating_sub(load(&before.handled_before));
     Connections {
         accepted,
-        dropped: Some(accepted.saturating_sub(stat.handled.saturating_sub(handled))),
-        active: stat.active.saturating_sub(stat.waiting),
-        idle: stat.waiting,
+        dropped: Some(accepted.saturating_sub(handled)),
         reading: Some(stat.reading),
         writing: Some(stat.writing),
+        ..sum
+    }
+}
+
+/// Brings up to date what this process tells of itself.
+fn look() {
+    if let Some(worker) = worker::current() {
+        worker.traffic.look();
     }
 }
 
 /// The workers of the present cycle, by their index.
 pub fn workers(conf: &MainConf) -> Vec<Worker> {
+    look();
     let mut workers: Vec<_> = present(conf).map(|place| worker(&place)).collect();
     workers.sort_unstable_by_key(|worker| worker.id);
     workers

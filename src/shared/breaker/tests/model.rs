@@ -25,6 +25,12 @@ enum Step {
         millis: u64,
     },
     Housekeep,
+    /// The operator decides, for so long; 0: until he decides otherwise.
+    Force {
+        forced: Option<Forced>,
+        ttl: u64,
+    },
+    Reset,
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -36,7 +42,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (0u8..4).prop_map(|worker| Step::Die { worker }),
         4 => (0u64..60).prop_map(|millis| Step::Wait { millis }),
         1 => Just(Step::Housekeep),
+        1 => (0..7usize, 0u64..3).prop_map(|(kind, ttl)| Step::Force {
+            forced: [Forced::Open, Forced::Closed, Forced::DryRun].get(kind).copied(),
+            ttl: ttl * 40,
+        }),
     ];
+    let step = prop_oneof![40 => step, 1 => Just(Step::Reset)];
     prop::collection::vec(step, 1..300)
 }
 
@@ -92,6 +103,9 @@ struct Model {
     ids: usize,
     late: u64,
     rejected: u64,
+    over: Option<(Forced, u64)>,
+    /// Failures are not logged before.
+    floor: u64,
 }
 
 impl Model {
@@ -112,7 +126,24 @@ impl Model {
             ids: 0,
             late: 0,
             rejected: 0,
+            over: None,
+            floor: 0,
         }
+    }
+
+    fn forced(&self) -> Option<Forced> {
+        self.over.filter(|(_, until)| *until == 0 || self.now < *until).map(|(forced, _)| forced)
+    }
+
+    /// How long who is refused by the operator has to wait, as far as anybody knows.
+    fn operator_wait(&self) -> u64 {
+        let until = self.over.map_or(0, |(_, until)| until);
+        let below = if self.state == State::Open && !self.s.dry_run {
+            self.deadline.saturating_sub(self.now).max(1)
+        } else {
+            0
+        };
+        if until == 0 { 0 } else { (until - self.now).max(below) }
     }
 
     fn go(&mut self, to: State) -> Option<State> {
@@ -133,6 +164,14 @@ impl Model {
         self.ids += 1;
         let out = Out { id: self.ids, worker, era: self.era, slot: None, suppressed: false };
         let mut made = None;
+        match self.forced() {
+            Some(Forced::Open) => {
+                self.rejected += 1;
+                return (Err(self.operator_wait()), made);
+            }
+            Some(Forced::Closed) => return (Ok(out), made),
+            Some(Forced::DryRun) | None => {}
+        }
         if self.state == State::Open && self.now >= self.deadline {
             made = self.go(State::HalfOpen);
         }
@@ -157,7 +196,8 @@ impl Model {
             }
         };
         self.rejected += 1;
-        if self.s.dry_run { (Ok(Out { suppressed: true, ..out }), made) } else { (Err(wait), made) }
+        let dry = self.s.dry_run || self.forced() == Some(Forced::DryRun);
+        if dry { (Ok(Out { suppressed: true, ..out }), made) } else { (Err(wait), made) }
     }
 
     fn record(&mut self, out: Out, good: bool, slow: bool) -> Option<State> {
@@ -178,13 +218,18 @@ impl Model {
             let done = self.slots.iter().all(|slot| *slot == Slot::Good);
             return if done { self.go(State::Closed) } else { None };
         }
+        if self.state != State::Closed {
+            return None;
+        }
         self.results.push((self.now, !good, slow));
         self.run = if good { 0 } else { self.run + 1 };
         if !good {
+            let at = self.now.max(self.floor);
             // The one instant in 49 days that is logged late.
-            self.failures.push(self.now + u64::from(self.now as u32 == 1 << 31));
+            self.failures.push(at + u64::from(at as u32 == 1 << 31));
         }
-        if self.trips(good) { self.go(State::Open) } else { None }
+        let held = matches!(self.forced(), Some(Forced::Open | Forced::Closed));
+        if !held && self.trips(good) { self.go(State::Open) } else { None }
     }
 
     fn trips(&self, good: bool) -> bool {
@@ -210,6 +255,13 @@ impl Model {
         }
     }
 
+    fn reset(&mut self) -> Option<State> {
+        let was = self.state;
+        self.go(State::Closed);
+        (self.attempts, self.over, self.floor) = (0, None, self.floor.max(self.now) + 1);
+        (was != State::Closed).then_some(State::Closed)
+    }
+
     fn housekeep(&mut self) {
         let since = self.changed.max(self.calm);
         let periods = (self.now - since) / self.s.window;
@@ -218,6 +270,16 @@ impl Model {
             self.calm = since + periods * self.s.window;
         }
     }
+}
+
+/// What can be seen of both is the same.
+fn agrees(model: &Model, breaker: &Breaker) -> Result<(), TestCaseError> {
+    let view = breaker.view(&model.s, model.now);
+    prop_assert_eq!((view.state, view.forced), (model.state, model.forced()));
+    prop_assert_eq!(breaker.calm().is_some(), model.state == State::Closed && model.over.is_none());
+    prop_assert_eq!(view.attempts, model.attempts);
+    prop_assert_eq!((view.late, view.rejected), (model.late, model.rejected));
+    Ok(())
 }
 
 fn run(s: Settings, start: u64, steps: &[Step]) -> Result<(), TestCaseError> {
@@ -260,14 +322,23 @@ fn run(s: Settings, start: u64, steps: &[Step]) -> Result<(), TestCaseError> {
             }
             Step::Housekeep => {
                 model.housekeep();
+                let over = model.over.filter(|_| model.forced().is_none());
+                model.over = model.over.filter(|_| over.is_none());
+                prop_assert_eq!(breaker.lapse(now), over.map(|(forced, _)| forced));
                 prop_assert_eq!(breaker.housekeep(&s, now), None);
+            }
+            Step::Force { forced, ttl } => {
+                let until = if ttl == 0 { 0 } else { now + ttl };
+                model.over = forced.map(|forced| (forced, until));
+                breaker.force(forced, until);
+            }
+            Step::Reset => {
+                let expected = model.reset();
+                prop_assert_eq!(breaker.reset(now).map(|made| made.to), expected);
             }
             Step::Record { .. } | Step::Abort { .. } => {}
         }
-        let view = breaker.view(&s, now);
-        prop_assert_eq!(view.state, model.state);
-        prop_assert_eq!(view.attempts, model.attempts);
-        prop_assert_eq!((view.late, view.rejected), (model.late, model.rejected));
+        agrees(&model, &breaker)?;
     }
     Ok(())
 }
