@@ -16,6 +16,7 @@ my $backend = backend(server => 'location / { return 200 hello; } location /brok
 my $gateway = gateway(workers => 2, http => <<"CONF");
 proxy_cache_path cache keys_zone=store:1m max_size=10m;
 limit_req_zone \$binary_remote_addr zone=reqs:1m rate=1r/s;
+ban_zone \$binary_remote_addr zone=abuse:1m;
 limit_conn_zone \$binary_remote_addr zone=conns:1m;
 rate_limit_zone \$arg_key zone=limits:1m rate=1r/m redis=main;
 redis main { server 127.0.0.1:$ENV{TEST_SLUICE_REDIS_PORT}; timeout 5s; }
@@ -37,6 +38,8 @@ server { listen 127.0.0.1:$api; location /api { api write=on; allow 127.0.0.1; d
 CONF
 
 get($port, $_) for ('/', '/broken', '/route', '/limited?key=a') x 3;
+
+get($api, '/api/9/http/bans/abuse', method => 'POST', 'Content-Type' => 'application/json', body => '{"key":"192.0.2.9","duration":"1h"}');
 
 # What there is, so that not all that is asked for is missing.
 my $dir = $gateway->{dir};
@@ -73,11 +76,14 @@ parameters = { "path.zone" = "reqs" }
 include-path-regex = "^/http/limit_conns/"
 parameters = { "path.zone" = "conns" }
 [[operations]]
+include-path-regex = "^/http/bans/"
+parameters = { "path.zone" = "abuse", "path.key" = "192.0.2.9" }
+[[operations]]
 include-path-regex = "^/http/rate_limits/"
 parameters = { "path.zone" = "limits" }
 # What is right by itself may be wrong here: another address, two of one, an nginx that cannot add servers.
 [[operations]]
-include-path-regex = "/servers"
+include-path-regex = "/servers|/bans"
 [operations.checks.positive_data_acceptance]
 expected-statuses = ["2xx", 400, 403, 404, 409, 503]
 CONF
@@ -92,7 +98,7 @@ my $said = do {
 };
 is $? >> 8, 0, 'every answer is as described' or diag $said;
 my ($selected, $tested, $cases) = ($said =~ m{Selected: (\d+)/}, $said =~ m{Tested: (\d+)}, $said =~ m{(\d+) generated});
-cmp_ok $tested // 0, '>=', 57, 'all operations were tried';
+cmp_ok $tested // 0, '>=', 62, 'all operations were tried';
 is $tested, $selected, 'none was left out';
 cmp_ok $cases // 0, '>=', 300, 'with many requests';
 # A server that was taken out is not there the next time.

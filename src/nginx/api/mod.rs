@@ -5,6 +5,7 @@
 //! Resources are functions from a call to an outcome.
 
 mod access;
+mod bans;
 mod body;
 mod breakers;
 mod call;
