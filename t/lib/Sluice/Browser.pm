@@ -32,6 +32,8 @@ sub new {
         'goog:loggingPrefs'  => { browser => 'ALL' },
     } } });
     $self->{session} = "/session/$session->{sessionId}";
+    # The driver, ended before it has been told to end the browser, would leave it behind.
+    Sluice::Run::own($self->{browser} = $session->{capabilities}{'goog:processID'});
     return $self;
 }
 
@@ -109,7 +111,7 @@ sub screenshot {
 sub close {
     my $self = shift;
     my $session = delete $self->{session} or return;
-    eval { $self->ask(DELETE => $session) };
+    Sluice::Run::disown($self->{browser}) if eval { $self->ask(DELETE => $session); 1 };
 }
 
 # Only the test itself ends the browser, not what it forked.
