@@ -4,13 +4,14 @@ use nginx_sys as sys;
 
 use super::cf::{Directive, Result, Setter, complain, directive, parse_size, set_once};
 use super::sys::CORE_STICKY;
-use super::{api, balance, breaker, control, dashboard, events, health, limit, redis, reject, traffic};
+use super::{api, balance, ban, breaker, control, dashboard, events, health, limit, redis, reject, traffic};
 
 /// http level: one per cycle.
 #[derive(Default)]
 pub struct MainConf {
     pub redis: redis::Conf,
     pub limits: limit::Zones,
+    pub bans: ban::Zones,
     pub health: health::Conf,
     pub breaker: breaker::Conf,
     pub api: api::Conf,
@@ -48,6 +49,7 @@ pub struct SrvConf {
 #[derive(Default)]
 pub struct LocConf {
     pub limit: limit::LocConf,
+    pub ban: ban::LocConf,
     pub reject: reject::LocConf,
     pub breaker: breaker::LocConf,
     pub api: api::LocConf,
@@ -63,6 +65,7 @@ impl LocConf {
         self.api.merge(&prev.api, cf);
         self.dashboard.merge(&prev.dashboard, cf);
         self.traffic.merge(&prev.traffic, &main.traffic);
+        self.ban.merge(&prev.ban, main, cf)?;
         self.limit.merge(&prev.limit, main, cf)
     }
 }
@@ -84,7 +87,7 @@ const BLOCK: u32 = sys::NGX_CONF_BLOCK;
 const NONE: u32 = sys::NGX_CONF_NOARGS;
 
 /// Every directive of the module.
-pub static mut COMMANDS: [sys::ngx_command_t; 31] = [
+pub static mut COMMANDS: [sys::ngx_command_t; 34] = [
     directive(c"sluice_zone", H | ONE, &Setter::Main(sluice_zone)),
     // Redis
     directive(c"redis", H | BLOCK | ONE, &Setter::Block(redis::block)),
@@ -97,6 +100,10 @@ pub static mut COMMANDS: [sys::ngx_command_t; 31] = [
     directive(c"rate_limit_log_level", H | S | L | ONE, &Setter::Location(limit::conf::log_level)),
     directive(c"rate_limit_dry_run", H | S | L | ONE, &Setter::Location(limit::conf::dry_run)),
     directive(c"reject_format", H | S | L | ONE, &Setter::Location(reject::format)),
+    // Bans
+    directive(c"ban_zone", H | SOME, &Setter::Main(ban::conf::zone)),
+    directive(c"ban", H | S | L | SOME, &Setter::Location(ban::conf::ban)),
+    directive(c"ban_status", H | S | L | ONE, &Setter::Location(ban::conf::status)),
     // Health
     directive(c"health_check", U | L | ANY, &Setter::Main(health::conf::health_check)),
     directive(c"health_check_header", U | L | TWO, &Setter::Main(health::conf::header)),
@@ -150,6 +157,5 @@ pub fn finish(cf: *mut sys::ngx_conf_t, main: &mut MainConf) -> Result {
         main.events.announce(cf).map_err(|_| super::cf::ConfError::Logged)?;
     }
     control::finish(cf, main).map_err(|_| super::cf::ConfError::Logged)?;
-    api::warn(cf, main);
-    Ok(())
+    api::finish(cf, main)
 }

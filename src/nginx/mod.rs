@@ -3,6 +3,7 @@
 #[allow(dead_code, reason = "resources to come use the rest")]
 mod api;
 mod balance;
+mod ban;
 mod breaker;
 mod cf;
 mod conf;
@@ -21,6 +22,7 @@ mod module;
 mod redis;
 mod reject;
 mod request;
+mod rescue;
 mod sys;
 mod timer;
 mod times;

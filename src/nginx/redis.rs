@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use nginx_sys as sys;
 
+use super::ban;
 use super::cf::{ConfError, Directive, Param, Result, complain, parse_switch, parse_time, set_once};
 use super::conf::MainConf;
 use super::entry::entry;
@@ -67,8 +68,10 @@ impl Conf {
     }
 
     /// What the I/O thread is to connect to.
-    pub fn settings(&self) -> Vec<Settings> {
-        self.blocks.clone()
+    pub fn settings(&self, bans: &ban::Zones) -> Vec<Settings> {
+        let shared =
+            |(link, block): (usize, &Settings)| Settings { bans: bans.use_link(link), ..block.clone() };
+        self.blocks.iter().enumerate().map(shared).collect()
     }
 }
 
@@ -331,6 +334,13 @@ pub fn announce(conf: &Conf, event: &LinkEvent) {
         LinkEvent::Foreign { name, values } => {
             let text = "values under our keys were not ours and were taken for absent";
             log::cycle(Level::Warn, format_args!("{values} {text}, redis \"{name}\""));
+        }
+        LinkEvent::Deaf { name, reason } => {
+            let text = "bans of other gateways are looked for once a second, and not heard of at once";
+            log::cycle(Level::Warn, format_args!("{text}: {reason}, redis \"{name}\""));
+        }
+        LinkEvent::Bans { name, reason } => {
+            log::cycle(Level::Error, format_args!("bans are not shared: {reason}, redis \"{name}\""));
         }
         LinkEvent::Fault { name, reason } => {
             log::cycle(

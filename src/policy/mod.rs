@@ -4,6 +4,7 @@
 #[allow(dead_code, reason = "resources to come use the rest")]
 pub mod api;
 pub mod balance;
+pub mod ban;
 pub mod breaker;
 pub mod control;
 pub mod events;

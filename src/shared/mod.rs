@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 pub mod balance;
+pub mod ban;
 pub mod breaker;
 pub mod cell;
 pub mod control;
@@ -14,5 +15,6 @@ pub mod health;
 pub mod limit;
 pub mod outage;
 pub mod sessions;
+mod table;
 pub mod traffic;
 pub mod upstream;

@@ -5,6 +5,7 @@
 //! Resources are functions from a call to an outcome.
 
 mod access;
+mod bans;
 mod body;
 mod breakers;
 mod call;
@@ -24,5 +25,5 @@ mod upstreams;
 mod zones;
 
 pub use call::{Answer, Call, Outcome};
-pub use conf::{Conf, LocConf, api, warn};
+pub use conf::{Conf, LocConf, api, finish};
 pub use general::note_cycle;

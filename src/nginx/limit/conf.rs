@@ -250,7 +250,8 @@ pub fn resolve(cf: *mut sys::ngx_conf_t, main: &mut MainConf) -> Result {
     Ok(())
 }
 
-fn zone_size<'a>(param: &Param<'a>) -> Result<(&'a str, usize)> {
+/// `zone=NAME:SIZE`
+pub fn zone_size<'a>(param: &Param<'a>) -> Result<(&'a str, usize)> {
     let expected = || param.invalid("NAME:SIZE, such as api:10m");
     let (name, size) = param.value()?.split_once(':').ok_or_else(expected)?;
     let size = parse_size(size).ok_or_else(expected)?;
