@@ -26,7 +26,7 @@ sub new {
     Sluice::Run::wait_until(15, sub { $self->{http}->get("$self->{base}/status")->{success} }) or die "chromedriver did not start: scripts/setup installs it\n";
     # No sandbox, because CI runs as root; nothing that would look for the network outside.
     my @flags = qw(headless no-sandbox disable-gpu disable-dev-shm-usage disable-quic no-first-run disable-background-networking disable-component-update
-        disable-sync disable-default-apps hide-scrollbars force-color-profile=srgb);
+        disable-sync disable-default-apps hide-scrollbars force-color-profile=srgb force-prefers-reduced-motion);
     my $session = $self->ask(POST => '/session', { capabilities => { alwaysMatch => {
         'goog:chromeOptions' => { args => [ map({"--$_"} @flags), "--user-data-dir=$dir", '--window-size=1440,1000' ] },
         'goog:loggingPrefs'  => { browser => 'ALL' },
