@@ -1,3 +1,5 @@
+//! What clients ask for, and what is made of it.
+
 use serde_json::{Value, json};
 
 use super::*;

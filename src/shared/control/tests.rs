@@ -1,3 +1,5 @@
+//! The table over claims, reloads and deaths.
+
 use super::*;
 use crate::policy::control::{Params, Patch};
 
