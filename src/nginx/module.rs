@@ -16,8 +16,8 @@ use super::entry::entry;
 use super::request::Request;
 use super::sys::{CONF_ERROR, CONF_OK, DECLINED, ERROR, OK, Process, process, slot};
 use super::{
-    api, balance, ban, breaker, conf, control, early, events, filter, limit, traffic, upstream, variables,
-    worker,
+    api, balance, ban, breaker, conf, control, early, events, filter, limit, rescue, traffic, upstream,
+    variables, worker,
 };
 
 /// A table of pointers that nginx reads and nobody writes.
@@ -104,6 +104,7 @@ pub static mut ngx_http_sluice_early_module: sys::ngx_module_t = sys::ngx_module
     ctx: addr_of!(EARLY_HOOKS).cast_mut().cast(),
     commands: addr_of_mut!(early::COMMANDS).cast(),
     type_: sys::NGX_HTTP_MODULE as usize,
+    init_process: Some(early_init_process),
     ..sys::ngx_module_t::default()
 };
 
@@ -353,6 +354,17 @@ unsafe extern "C" fn init_module(cycle: *mut sys::ngx_cycle_t) -> sys::ngx_int_t
             worker::stop();
             // SAFETY: as above.
             worker::start(conf, unsafe { (*cycle).log });
+        }
+        OK
+    })
+}
+
+/// Before the core's modules of upstreams.
+unsafe extern "C" fn early_init_process(cycle: *mut sys::ngx_cycle_t) -> sys::ngx_int_t {
+    entry!("init_process", OK, {
+        if process() == Process::Worker {
+            // SAFETY: nginx passes the cycle this process serves.
+            unsafe { rescue::look(cycle) };
         }
         OK
     })

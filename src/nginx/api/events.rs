@@ -72,6 +72,11 @@ pub fn route(call: &Call) -> Outcome {
 }
 
 fn argument(call: &Call, name: &str) -> Result<Option<u64>, Failure> {
-    let wrong = |()| Failure::format("EventsFormatError", format!("\"{name}\" must be a whole number"));
-    call.query.number(name).map_err(wrong)
+    let wrong = || Failure::format("EventsFormatError", format!("\"{name}\" must be a whole number"));
+    // More than a JSON number can say exactly is nobody's id.
+    call.query
+        .number(name)
+        .ok()
+        .filter(|number| number.is_none_or(|number| number < 1 << 53))
+        .ok_or_else(wrong)
 }

@@ -25,5 +25,5 @@ mod upstreams;
 mod zones;
 
 pub use call::{Answer, Call, Outcome};
-pub use conf::{Conf, LocConf, api, warn};
+pub use conf::{Conf, LocConf, api, finish};
 pub use general::note_cycle;

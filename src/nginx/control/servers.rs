@@ -15,7 +15,6 @@ use super::super::traffic::peers::Server as Counted;
 use super::super::upstream::{Group, conf_of};
 use super::lists::{self, NotAdded};
 use super::{key, owner};
-use crate::policy::Millis;
 use crate::policy::control::{Address, Draft, Fault, Params, Patch, changes};
 use crate::shared::control::{Added, Base, Kind, Record, Seat, Table};
 
@@ -163,8 +162,6 @@ fn say(table: &Table, group: &Group, found: &Found, seat: Seat) -> Result<(), Fa
     Ok(())
 }
 
-/// Milliseconds for which a server that is taken away and added again is the same to those who count.
-const KEPT: Millis = 60_000;
 const FULL: Fault = Fault::Memory("no memory for another change");
 
 /// A server's address and role stay what they are.
@@ -222,6 +219,7 @@ pub fn add(main: &MainConf, group: &Group, draft: &Draft, asker: &Asker<'_>) -> 
     let (name, backup) = (address.to_string(), draft.backup.unwrap_or(false));
     let wanted = draft.patch.over(&Params::default());
     check(group, &Params::default(), &Params { weight: 1, ..wanted.clone() })?;
+    main.traffic.make_room();
     alone(main, |table| insert(main, group, table, (&address, backup), &wanted))?;
     let id = number(main, group, &name, backup);
     let Some(id) = id else {
@@ -295,7 +293,6 @@ fn number(main: &MainConf, group: &Group, name: &str, backup: bool) -> Option<u6
         counted.server.name == name && counted.server.role == peers::Role::of(backup)
     };
     let look = || group.traffic.servers().iter().rfind(is).map(|counted| counted.id);
-    main.traffic.reap(KEPT);
     group.traffic.refresh(main, group);
     look().or_else(|| {
         group.traffic.refresh_again(main, group);
@@ -339,7 +336,8 @@ pub fn remove(main: &MainConf, group: &Group, id: u64, asker: &Asker<'_>) -> Cha
         lists::remove(group, server, found.ordinal);
         Ok(())
     })?;
-    main.traffic.release(found.counted.series);
+    // Those who count are to know before the next one comes.
+    group.traffic.refresh(main, group);
     tell(main, group, &server.name, asker, "removed");
     Ok(())
 }

@@ -7,6 +7,7 @@ mod attempts;
 pub mod conf;
 mod native;
 pub mod peers;
+mod probes;
 mod process;
 mod requests;
 pub mod reset;
@@ -22,7 +23,6 @@ use super::conf::MainConf;
 use super::log::{self, Level};
 use super::sys::mono;
 use super::zone::{Contents, Zone};
-use crate::policy::Millis;
 use crate::policy::limit::KeyHash;
 use crate::shared::cell::Region;
 use crate::shared::traffic::cells::{self, Cells};
@@ -31,6 +31,7 @@ use crate::shared::traffic::{Key, Plan, Presence, Series, Store};
 pub use attempts::wrap;
 pub use conf::{LocConf, want};
 pub use peers::observe;
+pub use probes::{Place, changed, probed};
 pub use process::Watch;
 pub use requests::{begun, logged, noted};
 
@@ -61,20 +62,9 @@ impl Conf {
         Some(&self.shm.as_ref()?.get()?.0)
     }
 
-    /// A server has been taken away for good.
-    pub fn release(&self, series: &Series<cells::Peer>) {
-        self.locked_now(|store| store.release(series.number, mono()));
-    }
-
-    /// Makes room for another server in place of those that were taken away: of those `grace` milliseconds ago, and if need be
-    /// of all.
-    pub fn reap(&self, grace: Millis) {
-        self.locked_now(|store| {
-            store.reap(mono(), grace, process::alive);
-            if !store.has_room::<cells::Peer>(mono()) {
-                store.reap(mono(), 0, process::alive);
-            }
-        });
+    /// Another server is going to be added.
+    pub fn make_room(&self) {
+        self.locked_now(|store| store.make_room::<cells::Peer>(mono(), process::alive));
     }
 
     /// Holds the zone's mutex while `f` claims series: outside `init_module`, nobody else may do so at the time.

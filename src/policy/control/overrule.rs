@@ -45,8 +45,8 @@ impl Overrule {
             }
         }
         overrule.forced = said.ok_or(Fault::Missing("override"))?;
-        if overrule.forced.is_none() && overrule.ttl > 0 {
-            return Err(Fault::Value("ttl".to_owned()));
+        if overrule.forced.is_none() {
+            overrule.ttl = 0;
         }
         Ok(overrule)
     }
@@ -68,7 +68,7 @@ mod tests {
         assert_eq!(read(&body), Ok(expected));
         let closed = Overrule { forced: Some(Forced::Closed), ttl: 5_000, ..Overrule::default() };
         assert_eq!(read(&json!({"override": "closed", "ttl": 5})), Ok(closed));
-        assert_eq!(read(&json!({"override": "none"})), Ok(Overrule::default()));
+        assert_eq!(read(&json!({"override": "none", "ttl": 5})), Ok(Overrule::default()));
     }
 
     #[test]
@@ -82,7 +82,6 @@ mod tests {
             (json!({"override": "open", "ttl": 0}), "invalid value of \"ttl\""),
             (json!({"override": "open", "ttl": -1}), "invalid value of \"ttl\""),
             (json!({"override": "open", "ttl": u64::MAX}), "invalid value of \"ttl\""),
-            (json!({"override": "none", "ttl": 5}), "invalid value of \"ttl\""),
             (json!({"override": "open", "reason": 1}), "invalid value of \"reason\""),
             (json!({"override": "open", "why": "x"}), "unknown parameter \"why\""),
         ] {

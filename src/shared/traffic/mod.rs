@@ -6,7 +6,9 @@
 //!
 //! Series are claimed while nobody else does so: by the master, when a cycle begins, or under the zone's mutex.
 
+mod carry;
 pub mod cells;
+mod plan;
 pub mod process;
 mod series;
 
@@ -16,6 +18,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 use super::cell::{Region, RegionError, shared_struct};
 use crate::policy::Millis;
 use cells::Cells;
+pub use plan::Plan;
 pub use process::{Presence, Process, down, up};
 pub use series::{Series, add, count};
 
@@ -81,44 +84,6 @@ const FORGOTTEN: Millis = 60_000;
 
 /// What a series is about: a hash that does not collide.
 pub type Key = [u64; 2];
-
-/// How a zone is to be laid out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Plan {
-    pub shards: usize,
-    pub processes: usize,
-    pub records: usize,
-    /// Words of one shard, for all series together.
-    pub words: usize,
-}
-
-impl Plan {
-    fn gauges(&self) -> usize {
-        self.records.next_multiple_of(LINE)
-    }
-
-    fn process_size(&self) -> usize {
-        size_of::<Process>().saturating_add(self.gauges().saturating_mul(8))
-    }
-
-    fn records_at(&self) -> usize {
-        HEADER.saturating_add(self.processes.saturating_mul(self.process_size()))
-    }
-
-    fn cells_at(&self) -> usize {
-        self.records_at().saturating_add(self.records.saturating_mul(RECORD))
-    }
-
-    fn shard_size(&self) -> usize {
-        self.words.next_multiple_of(LINE).saturating_mul(8)
-    }
-
-    /// Bytes of a zone that is laid out so.
-    #[must_use]
-    pub fn size(&self) -> usize {
-        self.cells_at().saturating_add(self.shard_size().saturating_mul(self.shards.saturating_add(1)))
-    }
-}
 
 /// Why memory is not a zone of ours.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -249,29 +214,32 @@ impl Store {
         self.series(number, record).ok()
     }
 
-    /// What a series is about has gone, at `now` in milliseconds of the host's monotonic clock. If it comes back soon it finds
-    /// its series again. Only under the zone's mutex.
-    pub fn release(&self, number: usize, now: Millis) {
-        if let Some(record) = self.record(number) {
-            record.left.store(now.max(1), SeqCst);
+    /// Subjects of this kind come and go faster than they are forgotten: if there is no room for another one, forgets those
+    /// that have gone and for whom nobody counts any more, as processes that are `alive` say. Only under the zone's mutex.
+    pub fn make_room<T: Cells>(&self, mono: Millis, alive: impl Fn(u64) -> bool) {
+        let given = self.header.given.load(SeqCst) as usize;
+        let fresh = self.record(self.header.claimed.load(SeqCst) as usize).is_some();
+        if fresh && given + T::WORDS <= self.plan.words {
+            return;
         }
-    }
-
-    /// Frees the series whose subject went at least `grace` milliseconds ago, unless somebody still counts there, as
-    /// `alive` processes say. Only under the zone's mutex.
-    pub fn reap(&self, now: Millis, grace: Millis, alive: impl Fn(u64) -> bool) {
-        for (number, record) in self.records() {
-            let left = record.left.load(SeqCst);
-            if left != 0 && now.saturating_sub(left) >= grace && self.gauge(number, &alive) == 0 {
-                record.used.store(0, SeqCst);
-                record.left.store(0, SeqCst);
+        let gone = self
+            .records()
+            .filter(|(_, record)| record.kind.load(Relaxed) == T::KIND && record.left.load(SeqCst) != 0);
+        for (number, record) in gone {
+            if self.gauge(number, &alive) == 0 {
+                record.left.store(mono.saturating_sub(FORGOTTEN + 1).max(1), SeqCst);
             }
         }
     }
 
     /// A record of this kind that no cycle has used for long, or whose subject went a while ago, cleared; or a fresh one.
     fn take<T: Cells>(&self, now: u64, mono: Millis) -> Result<(usize, &'static Record), Full> {
-        let old = self.idle::<T>(now, mono);
+        let gone = |record: &Record| match record.left.load(SeqCst) {
+            0 => false,
+            left => mono.saturating_sub(left) > FORGOTTEN,
+        };
+        let idle = |record: &Record| now.saturating_sub(record.used.load(SeqCst)) > 2 || gone(record);
+        let old = self.records().find(|(_, record)| record.kind.load(Relaxed) == T::KIND && idle(record));
         if let Some((number, record)) = old {
             record.used.store(0, SeqCst);
             record.left.store(0, SeqCst);
@@ -291,25 +259,6 @@ impl Store {
         self.header.given.store(given + T::WORDS as u64, SeqCst);
         self.header.claimed.store(claimed + 1, Release);
         Ok((claimed as usize, record))
-    }
-
-    fn idle<T: Cells>(&self, now: u64, mono: Millis) -> Option<(usize, &'static Record)> {
-        let gone = |record: &Record| match record.left.load(SeqCst) {
-            0 => false,
-            left => mono.saturating_sub(left) > FORGOTTEN,
-        };
-        let idle = |record: &Record| {
-            let used = record.used.load(SeqCst);
-            used == 0 || now.saturating_sub(used) > 2 || gone(record)
-        };
-        self.records().find(|(_, record)| record.kind.load(Relaxed) == T::KIND && idle(record))
-    }
-
-    /// Whether another series of this kind could be claimed.
-    pub fn has_room<T: Cells>(&self, mono: Millis) -> bool {
-        let given = self.header.given.load(SeqCst) as usize;
-        let fresh = self.record(self.header.claimed.load(SeqCst) as usize).is_some();
-        fresh && given + T::WORDS <= self.plan.words || self.idle::<T>(self.generation(), mono).is_some()
     }
 
     fn full<T: Cells>(&self) -> Full {
@@ -379,52 +328,6 @@ impl Store {
         let living = self.processes().filter(|place| matches!(place.pid(), pid if pid != 0 && alive(pid)));
         living.filter_map(|place| place.gauge(series)).map(|cell| cell.load(Relaxed)).sum()
     }
-
-    /// Carries over what the zone of another size that this one replaces has counted. Only the master, right after
-    /// `create`. Returns how many series found no room.
-    pub fn copy_from(&self, old: &Self) -> usize {
-        let now = old.generation();
-        self.header.generation.store(now, SeqCst);
-        for (to, from) in self.header.entered.iter().zip(&old.header.entered) {
-            to.store(from.load(SeqCst), SeqCst);
-        }
-        let used = |record: &Record| match record.used.load(SeqCst) {
-            0 => false,
-            used => now.saturating_sub(used) <= 2,
-        };
-        old.records().filter(|(_, record)| used(record)).filter(|(_, record)| !self.copy(old, record)).count()
-    }
-
-    fn copy(&self, old: &Self, from: &Record) -> bool {
-        match from.kind.load(Relaxed) {
-            cells::Zone::KIND => self.copy_as::<cells::Zone>(old, from),
-            cells::Http::KIND => self.copy_as::<cells::Http>(old, from),
-            cells::Peer::KIND => self.copy_as::<cells::Peer>(old, from),
-            cells::Cache::KIND => self.copy_as::<cells::Cache>(old, from),
-            cells::CoreLimit::KIND => self.copy_as::<cells::CoreLimit>(old, from),
-            cells::RateLimit::KIND => self.copy_as::<cells::RateLimit>(old, from),
-            cells::Host::KIND => self.copy_as::<cells::Host>(old, from),
-            cells::Group::KIND => self.copy_as::<cells::Group>(old, from),
-            _ => false,
-        }
-    }
-
-    /// All shards' counts become the first shard's.
-    fn copy_as<T: Cells>(&self, old: &Self, from: &Record) -> bool {
-        let key = [from.key[0].load(SeqCst), from.key[1].load(SeqCst)];
-        let Some((number, record)) = old.records().find(|(_, record)| std::ptr::eq(*record, from)) else {
-            return false;
-        };
-        let (Ok(source), Ok(target)) = (old.series::<T>(number, record), self.claim::<T>(key, 0)) else {
-            return false;
-        };
-        target.record.used.store(from.used.load(SeqCst), SeqCst);
-        for (to, from) in target.record.names.iter().zip(&from.names) {
-            to.store(from.load(SeqCst), SeqCst);
-        }
-        target.absorb(&source);
-        true
-    }
 }
 
 impl Record {
@@ -432,24 +335,6 @@ impl Record {
         self.used.load(Acquire) != 0
             && self.key[0].load(SeqCst) == key[0]
             && self.key[1].load(SeqCst) == key[1]
-    }
-}
-
-impl<T: Cells> Series<T> {
-    fn absorb(&self, old: &Self) {
-        let Some(first) = self.words.first() else { return };
-        for at in 0..T::WORDS {
-            let cells = || old.words.iter().filter_map(|words| words.get(at)).map(|cell| cell.load(Relaxed));
-            // Of states, the greatest: it is the only one, or the latest time.
-            let value = if at < T::COUNTERS {
-                cells().fold(0u64, u64::wrapping_add)
-            } else {
-                cells().max().unwrap_or(0)
-            };
-            for (to, value) in [(first.get(at), value), (self.offs.get(at), old.offs[at].load(Relaxed))] {
-                to.into_iter().for_each(|to| to.store(value, Relaxed));
-            }
-        }
     }
 }
 

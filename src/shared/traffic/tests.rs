@@ -1,3 +1,5 @@
+//! The zone of counters: keys, shards, resets, processes, and other sizes.
+
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::cells::{Group, Host, Http, Peer, Zone};
@@ -242,22 +244,21 @@ fn what_is_no_zone_of_ours_is_refused() {
 }
 
 #[test]
-fn a_series_that_was_released_is_given_to_others() {
-    let plan = Plan { shards: 1, processes: 2, records: 2, words: cells::Peer::WORDS };
+fn room_is_made_in_place_of_those_that_have_gone() {
+    const NOW: u64 = 1_000_000;
+    let plan = Plan { shards: 1, processes: 2, records: 2, words: 2 * Peer::WORDS };
     let store = Store::create(Region::on_heap(plan.size()), plan).unwrap();
     store.begin_cycle();
-    let first = store.claim::<cells::Peer>([1, 1], 0).unwrap();
-    first.whole().id.store(7, Relaxed);
-    assert!(!store.has_room::<cells::Peer>(0) && store.claim::<cells::Peer>([2, 2], 0).is_err());
-    store.release(first.number, 100);
-    store.reap(159, 60, |_| true);
-    assert!(store.find::<cells::Peer>([1, 1]).is_some());
-    // It comes back, and goes again.
-    assert_eq!(store.claim::<cells::Peer>([1, 1], 0).unwrap().whole().id.load(Relaxed), 7);
-    store.reap(1_000, 60, |_| true);
-    assert!(!store.has_room::<cells::Peer>(0));
-    store.release(first.number, 100);
-    store.reap(160, 60, |_| true);
-    assert!(store.find::<cells::Peer>([1, 1]).is_none() && store.has_room::<cells::Peer>(0));
-    assert_eq!(store.claim::<cells::Peer>([2, 2], 0).unwrap().whole().id.load(Relaxed), 0);
+    let [first, second] = [1, 2].map(|n| store.claim::<Peer>([n, n], NOW).unwrap());
+    first.leave(NOW);
+    assert!(store.claim::<Peer>([3, 3], NOW).is_err());
+    store.make_room::<Peer>(NOW, |_| true);
+    assert!(store.claim::<Peer>([3, 3], NOW).is_ok());
+    assert!(store.find::<Peer>([1, 1]).is_none() && store.find::<Peer>([2, 2]).is_some());
+    // One that serves still counts.
+    let presence = store.seat(7, (0, 1), |_| true).unwrap();
+    presence.gauge(second.number).unwrap().store(1, Relaxed);
+    second.leave(NOW);
+    store.make_room::<Peer>(NOW, |_| true);
+    assert!(store.claim::<Peer>([4, 4], NOW).is_err());
 }
