@@ -1,6 +1,6 @@
 //! Turns what nginx-sys learnt about the nginx being built against into `cfg`s; nothing else.
 
-/// Versions at which something this module relies on changed. The one file that uses them is src/nginx/sys.rs.
+/// Versions at which something this module relies on changed. Only src/nginx/sys.rs and what is below it use them.
 const VERSIONS: &[(&str, u32)] = &[
     ("nginx1_23_0", 1_023_000), // headers are linked lists
     ("nginx1_27_3", 1_027_003), // reference-counted peers, `resolve` in upstreams

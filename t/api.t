@@ -75,7 +75,7 @@ get($port, "/limited?key=a") for 1 .. 3;
 
 # --- what runs here
 is_deeply decode_json(body_of(get($port, '/api'))), [ 4 .. 9 ], 'versions';
-is_deeply json(''), [qw(nginx processes connections slabs http resolvers ssl workers license)], 'endpoints: no stream';
+is_deeply json(''), [qw(nginx processes connections slabs http resolvers ssl workers license events)], 'endpoints: no stream';
 my $nginx = json('nginx');
 is order($seen{nginx}), 'version build address generation load_timestamp timestamp pid ppid', 'nginx: members';
 like $nginx->{version}, qr/^1\.\d+\.\d+$/, 'version';
@@ -161,6 +161,7 @@ is keys_of($first->{response_time_hist}{buckets}), join(' ', sort qw(5 10 25 50 
 is_deeply $first->{health_checks}, { checks => 0, fails => 0, unhealthy => 0 }, 'no checks';
 like $first->{selected}, qr/^20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/, 'selected';
 is_deeply [ @$down{qw(state requests selected)} ], [ 'down', 0, undef ], 'one that is down';
+is_deeply [ $down->{because}, $first->{because} ], [ ['takes no traffic: it is down'], undef ], 'why one takes no traffic, and nothing of one that does';
 is_deeply [ @$backup{qw(backup weight max_conns)} ], [ JSON::PP::true, 5, 7 ], 'a backup';
 is $upstreams->{'test-drain'}{peers}[0]{state}, 'draining', 'one that drains';
 is $upstreams->{plain}{zone}, undef, 'a group without a zone';

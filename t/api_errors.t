@@ -122,6 +122,7 @@ my $post = "POST /api/9/nginx HTTP/1.1\r\nHost: a\r\nContent-Type: application/j
 my $last = "GET /api/9/processes HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 like raw("${post}Content-Length: 2\r\n\r\n{}$last"), qr/ 405 .* 200 .*respawned/s, 'a body is read, and the next request after it';
 like raw("POST /read/9/nginx HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}$last"), qr/ 405 .* 200 .*respawned/s, 'or thrown away';
+like raw("GET /api/9/processes HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello$last"), qr/ 200 .*respawned.* 200 .*respawned/s, 'so is one with GET';
 like raw("${post}Transfer-Encoding: chunked\r\n\r\n", "2\r\n{}\r\n0\r\n\r\n$last"), qr/ 405 .* 200 .*respawned/s, 'a body in chunks';
 unlike raw("POST /read/9/nginx HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"), qr/ 100 /, 'nobody is asked for a body that is not wanted';
 like raw("${post}Expect: 100-continue\r\nConnection: close\r\nContent-Length: 2\r\n\r\n", '{}'), qr/ 100 .* 405 /s, 'one that is wanted is asked for';
@@ -194,7 +195,8 @@ like said('location / { api write=maybe; }'),    qr/"api" directive has invalid 
 like said('location / { api; api; }'),           qr/"api" directive is duplicate in/,                                      'twice';
 like said('location / { api write=on write=on; }'), qr/invalid number of arguments in "api" directive in/,                 'twice the parameter';
 like said('api;'),                               qr/"api" directive is not allowed here in/,                               'in a server';
-like said('location / { return 200; api; stub_status; }'), qr/successful/,                                                 'another handler after it';
+like said('location / { api; stub_status; }'),   qr/"api" stands beside another handler of the location in \S+nginx\.conf:9/,   'another handler after it';
+like said('location / { return 200; api; }'),    qr/successful/,                                                           'what comes before a handler';
 like said('location / { stub_status; api; }'),   qr/"api" directive stands beside another handler of the location in/,     'another handler before it';
 
 my $warning = qr/\[warn\] \d+#\d+: anybody may write to "api" with write=on, as no "deny", "auth_basic" or "auth_request" stands before it, in \S+nginx\.conf:\d+|^nginx: \[warn\] anybody may write to "api"/m;

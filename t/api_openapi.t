@@ -69,6 +69,11 @@ parameters = { "path.zone" = "conns" }
 [[operations]]
 include-path-regex = "^/http/rate_limits/"
 parameters = { "path.zone" = "limits" }
+# What is right by itself may be wrong here: another address, two of one, an nginx that cannot add servers.
+[[operations]]
+include-path-regex = "/servers"
+[operations.checks.positive_data_acceptance]
+expected-statuses = ["2xx", 400, 403, 404, 409, 503]
 CONF
 
 # ignored_auth: there is none. use_after_free: DELETE takes counters back, and nothing away.

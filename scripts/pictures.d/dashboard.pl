@@ -69,9 +69,11 @@ END { kill 'TERM', @load if @load }
 $SIG{INT} = $SIG{TERM} = sub { exit 1 };
 
 sub trouble {
-    health($at{checkout}[0], '{"status":"degraded","checks":{"database":{"status":"down","latency":0}}}');
+    health($at{checkout}[0], '{"status":"ok","checks":{"database":{"status":"down","latency":0}}}');
     Sluice::Run::spew("$backends->{dir}/html/failing-$at{api}[2]", '');
-    get($port, '/gateway/api/9/http/upstreams/customer/servers/1', method => 'PATCH', body => '{"drain":true}', 'Content-Type' => 'application/json');
+    my @write = (method => 'PATCH', 'Content-Type' => 'application/json');
+    get($port, '/gateway/api/9/http/upstreams/customer/servers/1', @write, body => '{"drain":true}');
+    get($port, '/gateway/api/9/http/circuit_breakers/checkout', @write, body => '{"override":"closed","ttl":"30m","reason":"deploy 42"}');
 }
 if (!$seconds) {
     trouble();

@@ -4,24 +4,34 @@ use nginx_sys as sys;
 
 use super::cf::{Directive, Result, Setter, complain, directive, parse_size, set_once};
 use super::sys::CORE_STICKY;
-use super::{api, balance, breaker, dashboard, health, limit, metrics, redis, reject, traffic};
+use super::{
+    api, balance, ban, breaker, control, dashboard, events, health, limit, metrics, redis, reject, traffic,
+};
 
 /// http level: one per cycle.
 #[derive(Default)]
 pub struct MainConf {
     pub redis: redis::Conf,
     pub limits: limit::Zones,
+    pub bans: ban::Zones,
     pub health: health::Conf,
     pub breaker: breaker::Conf,
     pub api: api::Conf,
     /// The zone of upstream state, announced when all upstreams are known.
     pub upstreams: super::upstream::Conf,
     pub traffic: traffic::Conf,
+    pub events: events::Conf,
+    pub control: control::Conf,
     /// `sluice_zone`, in bytes.
     pub zone_size: Option<usize>,
 }
 
 impl MainConf {
+    /// Whether anything can change its state.
+    fn has_events(&self) -> bool {
+        !self.redis.is_empty() || self.upstreams.is_announced() || self.traffic.wanted.get()
+    }
+
     /// Whether a worker needs its I/O thread.
     pub fn needs_engine(&self) -> bool {
         !self.redis.is_empty() || !self.health.is_empty()
@@ -41,6 +51,7 @@ pub struct SrvConf {
 #[derive(Default)]
 pub struct LocConf {
     pub limit: limit::LocConf,
+    pub ban: ban::LocConf,
     pub reject: reject::LocConf,
     pub breaker: breaker::LocConf,
     pub api: api::LocConf,
@@ -58,6 +69,7 @@ impl LocConf {
         self.dashboard.merge(&prev.dashboard, cf);
         self.metrics.merge(&prev.metrics, cf);
         self.traffic.merge(&prev.traffic, &main.traffic);
+        self.ban.merge(&prev.ban, main, cf)?;
         self.limit.merge(&prev.limit, main, cf)
     }
 }
@@ -79,7 +91,7 @@ const BLOCK: u32 = sys::NGX_CONF_BLOCK;
 const NONE: u32 = sys::NGX_CONF_NOARGS;
 
 /// Every directive of the module.
-pub static mut COMMANDS: [sys::ngx_command_t; 32] = [
+pub static mut COMMANDS: [sys::ngx_command_t; 35] = [
     directive(c"sluice_zone", H | ONE, &Setter::Main(sluice_zone)),
     // Redis
     directive(c"redis", H | BLOCK | ONE, &Setter::Block(redis::block)),
@@ -92,6 +104,10 @@ pub static mut COMMANDS: [sys::ngx_command_t; 32] = [
     directive(c"rate_limit_log_level", H | S | L | ONE, &Setter::Location(limit::conf::log_level)),
     directive(c"rate_limit_dry_run", H | S | L | ONE, &Setter::Location(limit::conf::dry_run)),
     directive(c"reject_format", H | S | L | ONE, &Setter::Location(reject::format)),
+    // Bans
+    directive(c"ban_zone", H | SOME, &Setter::Main(ban::conf::zone)),
+    directive(c"ban", H | S | L | SOME, &Setter::Location(ban::conf::ban)),
+    directive(c"ban_status", H | S | L | ONE, &Setter::Location(ban::conf::status)),
     // Health
     directive(c"health_check", U | L | ANY, &Setter::Main(health::conf::health_check)),
     directive(c"health_check_header", U | L | TWO, &Setter::Main(health::conf::header)),
@@ -142,6 +158,9 @@ pub fn finish(cf: *mut sys::ngx_conf_t, main: &mut MainConf) -> Result {
         }
         return Err(super::cf::ConfError::Logged);
     }
-    api::warn(cf, main);
-    Ok(())
+    if main.has_events() {
+        main.events.announce(cf).map_err(|_| super::cf::ConfError::Logged)?;
+    }
+    control::finish(cf, main).map_err(|_| super::cf::ConfError::Logged)?;
+    api::finish(cf, main)
 }

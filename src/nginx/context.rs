@@ -16,6 +16,8 @@ use super::request::Request;
 pub struct Context {
     /// Rate limiting: where the request stands and what was decided.
     pub limit: RefCell<Limited>,
+    /// Bans: whether the client was looked at, and its response counted.
+    pub ban: super::ban::Screened,
     /// The circuit breaker's admission of this request.
     pub passage: RefCell<Passage>,
     /// The server that serves this request, when its group is sticky.

@@ -27,11 +27,12 @@ const RANDOM: u32 = sys::NGX_CONF_NOARGS | sys::NGX_CONF_TAKE12;
 type Set = unsafe extern "C" fn(*mut sys::ngx_conf_t, *mut sys::ngx_command_t, *mut c_void) -> *mut c_char;
 
 /// The rows of the early module.
-pub static mut COMMANDS: [sys::ngx_command_t; 6] = [
+pub static mut COMMANDS: [sys::ngx_command_t; 7] = [
     noted(c"proxy_pass", PASS | sys::NGX_HTTP_LMT_CONF, c"ngx_http_proxy_module", pass),
     noted(c"grpc_pass", PASS, c"ngx_http_grpc_module", pass),
     noted(c"server", UPSTREAM | sys::NGX_CONF_1MORE, c"ngx_http_upstream_module", server),
     noted(c"keepalive", UPSTREAM | KEEPALIVE_WORDS, c"ngx_http_upstream_keepalive_module", keepalive),
+    noted(c"hash", UPSTREAM | sys::NGX_CONF_TAKE12, c"ngx_http_upstream_hash_module", hash),
     noted(c"random", UPSTREAM | RANDOM, c"ngx_http_upstream_random_module", random),
     sys::ngx_command_t::empty(),
 ];
@@ -108,6 +109,20 @@ unsafe extern "C" fn random(
         // SAFETY: as in `server`.
         unsafe {
             balance::conf::random(cf);
+            delegate(cf, &*cmd)
+        }
+    })
+}
+
+unsafe extern "C" fn hash(
+    cf: *mut sys::ngx_conf_t,
+    cmd: *mut sys::ngx_command_t,
+    _: *mut c_void,
+) -> *mut c_char {
+    entry!("a directive", CONF_ERROR, {
+        // SAFETY: as in `server`.
+        unsafe {
+            balance::conf::hash(cf);
             delegate(cf, &*cmd)
         }
     })

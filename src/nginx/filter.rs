@@ -38,6 +38,7 @@ fn add(request: &Request) {
     if !request.is_main() {
         return;
     }
+    super::ban::answered(request);
     super::breaker::header_sent(request);
     let Some(ctx) = request.ctx() else { return };
     if let Ok(limited) = ctx.limit.try_borrow()
@@ -58,7 +59,7 @@ fn refused(request: &Request, refusal: &Refusal) {
     // SAFETY: a live request.
     let status = unsafe { (*request.as_ptr()).headers_out.status } as u32;
     let still = match refusal.cause {
-        Cause::RateLimit => status >= 400,
+        Cause::RateLimit | Cause::Banned => status >= 400,
         Cause::Unavailable => status == refusal.status,
     };
     if still {

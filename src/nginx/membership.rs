@@ -52,13 +52,24 @@ pub fn adopt(main: &MainConf, group: &Group, claims: &mut Claims<'_>) {
 
 /// Servers have been added to a group, taken away from it or changed, without the core's counting it. After the change;
 /// this process and all others find them anew within a second.
-#[allow(dead_code, reason = "for the API, which is to come")]
 pub fn changed(main: &MainConf) {
     if let Some(store) = main.upstreams.store() {
         store.note_membership();
         store.note_change();
     }
     worker::hurry();
+}
+
+/// Finds the servers of a group anew if they have to be: for those who show them. They are as they were if other processes
+/// are at it all the time.
+pub fn catch_up(main: &MainConf, group: &Group) {
+    const TRIES: usize = 1_000;
+    for _ in 0..TRIES {
+        if !is_behind(main, group) || follow(main, group) {
+            return;
+        }
+        std::thread::yield_now();
+    }
 }
 
 /// Whether the servers of a group may come and go, and are looked after.

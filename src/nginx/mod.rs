@@ -3,14 +3,17 @@
 #[allow(dead_code, reason = "resources to come use the rest")]
 mod api;
 mod balance;
+mod ban;
 mod breaker;
 mod cf;
 mod conf;
 mod content;
 mod context;
+mod control;
 mod dashboard;
 mod early;
 mod entry;
+mod events;
 mod filter;
 mod health;
 mod limit;
@@ -21,6 +24,7 @@ mod module;
 mod redis;
 mod reject;
 mod request;
+mod rescue;
 mod sys;
 mod timer;
 mod times;

@@ -15,7 +15,10 @@ use super::conf::{COMMANDS, LocConf, MainConf, SrvConf};
 use super::entry::entry;
 use super::request::Request;
 use super::sys::{CONF_ERROR, CONF_OK, DECLINED, ERROR, OK, Process, process, slot};
-use super::{api, balance, breaker, conf, early, filter, limit, traffic, upstream, variables, worker};
+use super::{
+    api, balance, ban, breaker, conf, control, early, events, filter, limit, rescue, traffic, upstream,
+    variables, worker,
+};
 
 /// A table of pointers that nginx reads and nobody writes.
 #[repr(transparent)]
@@ -101,6 +104,7 @@ pub static mut ngx_http_sluice_early_module: sys::ngx_module_t = sys::ngx_module
     ctx: addr_of!(EARLY_HOOKS).cast_mut().cast(),
     commands: addr_of_mut!(early::COMMANDS).cast(),
     type_: sys::NGX_HTTP_MODULE as usize,
+    init_process: Some(early_init_process),
     ..sys::ngx_module_t::default()
 };
 
@@ -165,7 +169,8 @@ unsafe extern "C" fn init_main_conf(cf: *mut sys::ngx_conf_t, conf: *mut c_void)
     entry!("init_main_conf", CONF_ERROR, {
         // SAFETY: nginx passes what `create` made for the main level.
         let main = unsafe { &mut *conf.cast::<MainConf>() };
-        if limit::conf::resolve(cf, main).is_ok() { CONF_OK } else { CONF_ERROR }
+        let resolved = limit::conf::resolve(cf, main).and_then(|()| ban::conf::resolve(cf, main));
+        if resolved.is_ok() { CONF_OK } else { CONF_ERROR }
     })
 }
 
@@ -201,6 +206,10 @@ unsafe extern "C" fn postconfiguration(cf: *mut sys::ngx_conf_t) -> sys::ngx_int
                 return ERROR;
             }
             if conf::finish(cf, main_conf(cf)).is_err() {
+                return ERROR;
+            }
+            let bans = !main_conf(cf).bans.0.is_empty();
+            if bans && !add_handler(cf, sys::ngx_http_phases_NGX_HTTP_LOG_PHASE, banned) {
                 return ERROR;
             }
             let routes = main_conf(cf).breaker.has_routes();
@@ -256,7 +265,11 @@ unsafe fn add_handler(cf: *mut sys::ngx_conf_t, phase: u32, handler: Handler) ->
 unsafe extern "C" fn preaccess(r: *mut sys::ngx_http_request_t) -> sys::ngx_int_t {
     entry!("rate limiting", sys::NGX_HTTP_INTERNAL_SERVER_ERROR as _, {
         // SAFETY: nginx passes a live request.
-        limit::handler(unsafe { Request::from_ptr(r) })
+        let request = unsafe { Request::from_ptr(r) };
+        match ban::handler(request) {
+            DECLINED => limit::handler(request),
+            refused => refused,
+        }
     })
 }
 
@@ -271,6 +284,14 @@ unsafe extern "C" fn logged(r: *mut sys::ngx_http_request_t) -> sys::ngx_int_t {
     entry!("a request's log", (), {
         // SAFETY: nginx passes a live request.
         breaker::logged(unsafe { Request::from_ptr(r) });
+    });
+    OK
+}
+
+unsafe extern "C" fn banned(r: *mut sys::ngx_http_request_t) -> sys::ngx_int_t {
+    entry!("counting towards bans", (), {
+        // SAFETY: nginx passes a live request.
+        ban::logged(unsafe { Request::from_ptr(r) });
     });
     OK
 }
@@ -314,18 +335,36 @@ unsafe fn conf_of(cycle: *mut sys::ngx_cycle_t) -> Option<&'static MainConf> {
 unsafe extern "C" fn init_module(cycle: *mut sys::ngx_cycle_t) -> sys::ngx_int_t {
     entry!("init_module", OK, {
         // SAFETY: nginx passes the new cycle, zones and upstreams set up, before any worker of it exists.
-        let Some(conf) = (unsafe { conf_of(cycle) }) else { return OK };
+        let Some(conf) = (unsafe { conf_of(cycle) }) else {
+            events::forget();
+            return OK;
+        };
+        conf.events.adopt();
         api::note_cycle();
+        control::restore(conf);
         upstream::adopt(conf);
+        control::settle(conf);
         // SAFETY: as above.
         unsafe { traffic::adopt(conf, cycle) };
         // Drawn here, so that all workers have the same.
         worker::gateway();
         // `master_process off`: a reload makes a new cycle in the process that serves, without init_process.
         if process() == Process::Single && worker::current().is_some() {
+            events::release();
             worker::stop();
             // SAFETY: as above.
             worker::start(conf, unsafe { (*cycle).log });
+        }
+        OK
+    })
+}
+
+/// Before the core's modules of upstreams.
+unsafe extern "C" fn early_init_process(cycle: *mut sys::ngx_cycle_t) -> sys::ngx_int_t {
+    entry!("init_process", OK, {
+        if process() == Process::Worker {
+            // SAFETY: nginx passes the cycle this process serves.
+            unsafe { rescue::look(cycle) };
         }
         OK
     })

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use nginx_sys as sys;
 
+use super::ban;
 use super::cf::{ConfError, Directive, Param, Result, complain, parse_switch, parse_time, set_once};
 use super::conf::MainConf;
 use super::entry::entry;
+use super::events::{self, Event, Kind};
 use super::log::{self, Level};
 use super::sys::{CONF_ERROR, CONF_OK, mono};
 use super::zone::{Contents, Zone, min_size};
@@ -75,8 +77,10 @@ impl Conf {
     }
 
     /// What the I/O thread is to connect to.
-    pub fn settings(&self) -> Vec<Settings> {
-        self.blocks.clone()
+    pub fn settings(&self, bans: &ban::Zones) -> Vec<Settings> {
+        let shared =
+            |(link, block): (usize, &Settings)| Settings { bans: bans.use_link(link), ..block.clone() };
+        self.blocks.iter().enumerate().map(shared).collect()
     }
 }
 
@@ -324,6 +328,7 @@ pub fn announce(conf: &Conf, event: &LinkEvent) {
         LinkEvent::Lost { name, reason } => {
             if conf.outage(name).is_none_or(|outage| outage.begin(mono())) {
                 log::cycle(Level::Error, format_args!("redis is lost: {reason}, redis \"{name}\""));
+                note(name, ["up", "lost"], reason);
             }
         }
         LinkEvent::Back { name, after } => {
@@ -339,6 +344,13 @@ pub fn announce(conf: &Conf, event: &LinkEvent) {
             let text = "values under our keys were not ours and were taken for absent";
             log::cycle(Level::Warn, format_args!("{values} {text}, redis \"{name}\""));
         }
+        LinkEvent::Deaf { name, reason } => {
+            let text = "bans of other gateways are looked for once a second, and not heard of at once";
+            log::cycle(Level::Warn, format_args!("{text}: {reason}, redis \"{name}\""));
+        }
+        LinkEvent::Bans { name, reason } => {
+            log::cycle(Level::Error, format_args!("bans are not shared: {reason}, redis \"{name}\""));
+        }
         LinkEvent::Fault { name, reason } => {
             log::cycle(
                 Level::Alert,
@@ -353,5 +365,10 @@ fn back(name: &str, after: Option<u64>) {
     if let Some(after) = after {
         let (s, tenths) = (after / 1000, after % 1000 / 100);
         log::cycle(Level::Warn, format_args!("redis is back after {s}.{tenths} s, redis \"{name}\""));
+        note(name, ["lost", "up"], &format!("back after {s}.{tenths} s"));
     }
+}
+
+fn note(name: &str, [from, to]: [&str; 2], text: &str) {
+    events::note(&Event { kind: Kind::Redis, upstream: name, peer: "", from, to, text });
 }

@@ -38,6 +38,7 @@ impl LocConf {
 pub enum Cause {
     RateLimit,
     Unavailable,
+    Banned,
 }
 
 /// A refusal as the header filter needs to know it.
@@ -62,6 +63,7 @@ impl Cause {
         match self {
             Self::RateLimit => "RATE_LIMIT_EXCEEDED",
             Self::Unavailable => "SERVICE_UNAVAILABLE",
+            Self::Banned => "BANNED",
         }
     }
 
@@ -69,10 +71,11 @@ impl Cause {
         match self {
             Self::RateLimit => "Rate limit exceeded. Please try again later.",
             Self::Unavailable => "Service temporarily unavailable. Please try again later.",
+            Self::Banned => "Access is blocked for now. Please try again later.",
         }
     }
 
-    /// The IANA problem types of draft-ietf-httpapi-ratelimit-headers.
+    /// The IANA problem types of draft-ietf-httpapi-ratelimit-headers; RFC 9457's for what has none.
     fn problem(self) -> (&'static str, &'static str) {
         match self {
             Self::RateLimit => {
@@ -82,6 +85,7 @@ impl Cause {
                 "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity",
                 "Service temporarily unavailable",
             ),
+            Self::Banned => ("about:blank", "Access is blocked for now"),
         }
     }
 }

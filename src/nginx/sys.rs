@@ -1,6 +1,8 @@
 //! What the bindings lack (macros of the C headers) and what differs between nginx versions; the only
 //! file with version `cfg`s.
 
+pub mod peers;
+
 use core::ffi::{c_char, c_void};
 use core::ptr::{addr_of, addr_of_mut, null_mut};
 

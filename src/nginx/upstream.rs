@@ -12,9 +12,9 @@ use super::entry::entry;
 use super::log::{self, Level};
 use super::module::main_module;
 use super::request::Request;
-use super::sys::{ERROR, OK, mono, slot};
+use super::sys::{ERROR, OK, mono, slot, zone_of};
 use super::zone::{Contents, Zone, min_size};
-use super::{breaker, health, membership, traffic};
+use super::{breaker, control, health, membership, traffic};
 use crate::shared::cell::Region;
 use crate::shared::upstream::{Claims, Store};
 
@@ -26,6 +26,11 @@ pub struct Conf {
 }
 
 impl Conf {
+    /// Whether anything is looked after.
+    pub fn is_announced(&self) -> bool {
+        self.zone.is_some()
+    }
+
     /// The records, once nginx has mapped the zone.
     pub fn store(&self) -> Option<&Store> {
         Some(&self.zone.as_ref()?.get()?.0)
@@ -34,6 +39,14 @@ impl Conf {
     /// Calls `f` with the right to claim records. `None`: another process of the host has it.
     pub fn claim_now<T>(&self, f: impl FnOnce(&mut Claims<'_>) -> T) -> Option<T> {
         self.zone.as_ref()?.locked_now(|records| f(&mut Claims::new(&records.0, mono() / 1000)))
+    }
+
+    /// The explicit group of this name.
+    pub fn named(&self, name: &str) -> Option<&Group> {
+        // SAFETY: groups are of this process's cycle.
+        self.groups
+            .iter()
+            .find(|group| group.name == name && unsafe { !(*group.upstream).srv_conf.is_null() })
     }
 
     /// The group of an upstream, by its number in the upstream's own configuration.
@@ -54,6 +67,7 @@ pub struct Group {
     pub health: health::GroupState,
     pub breaker: breaker::GroupState,
     pub traffic: traffic::peers::GroupState,
+    pub control: control::GroupState,
 }
 
 /// The memory of upstream state.
@@ -121,6 +135,10 @@ pub fn finish(cf: *mut sys::ngx_conf_t, main: &mut MainConf) -> Result {
         // SAFETY: an explicit group of the configuration being finished.
         let Some(conf) = (unsafe { conf_of(us) }) else { continue };
         let checks = main.health.checks_of(us);
+        // SAFETY: as above.
+        if main.api.is_there() && unsafe { !zone_of(us).is_null() } {
+            conf.balance.control();
+        }
         let balanced = conf.balance.is_configured();
         let routed = main.breaker.has_routes();
         let ours = !checks.is_empty() || conf.breaker.is_configured() || balanced || routed;
@@ -177,8 +195,8 @@ fn wrap(us: *mut sys::ngx_http_upstream_srv_conf_t, name: String, checks: Vec<us
     }
     // SAFETY: as above.
     unsafe { (*us).peer.init = Some(init_peer) };
-    let (membership, health, breaker, traffic) = Default::default();
-    Ok(Group { name, upstream: us, init, checks, membership, health, breaker, traffic })
+    let (membership, health, breaker, traffic, control) = Default::default();
+    Ok(Group { name, upstream: us, init, checks, membership, health, breaker, traffic, control })
 }
 
 /// Bytes of a zone with so many records: what the slab pool keeps for itself (its head, and 32 bytes for each page)

@@ -5,7 +5,7 @@ use nginx_sys as sys;
 use super::entry::entry;
 use super::request::{Request, set_variable};
 use super::sys::{ERROR, OK};
-use super::{breaker, limit, times};
+use super::{ban, breaker, limit, times};
 
 /// One variable: its name, and its text for a request; `None` where it has none.
 pub struct Variable {
@@ -15,7 +15,11 @@ pub struct Variable {
 
 /// All variables of the module; a variable's number is its position.
 fn all() -> impl Iterator<Item = &'static Variable> {
-    limit::variables::VARIABLES.iter().chain(&breaker::variables::VARIABLES).chain(&times::VARIABLES)
+    limit::variables::VARIABLES
+        .iter()
+        .chain(&ban::variables::VARIABLES)
+        .chain(&breaker::variables::VARIABLES)
+        .chain(&times::VARIABLES)
 }
 
 /// Makes the variables known. Called while a configuration begins to be read.

@@ -14,7 +14,7 @@ use super::request::Request;
 use super::sys::{exiting, mono};
 use super::timer::Timer;
 use super::wake::Wake;
-use super::{breaker, health, limit, traffic};
+use super::{ban, breaker, events, health, limit, traffic};
 use crate::policy::Millis;
 use crate::remote::{Done, Engine, Job};
 
@@ -28,6 +28,8 @@ pub struct Worker {
     pub health: health::Driver,
     pub breakers: breaker::Keeper,
     pub ledger: limit::Ledger,
+    pub bans: ban::Keeper,
+    pub waiters: events::Waiters,
     pub traffic: traffic::Watch,
     engine: Option<Engine>,
     /// Jobs of this turn of the event loop; they leave together at its end.
@@ -61,6 +63,8 @@ pub fn start(conf: &'static MainConf, log: *mut sys::ngx_log_t) {
         health: health::Driver::new(log),
         breakers: breaker::Keeper::start(conf, log),
         ledger: limit::Ledger::new(log),
+        bans: ban::Keeper::start(conf, log),
+        waiters: events::Waiters::new(log),
         traffic: traffic::Watch::start(conf, log),
         engine,
         outbox: RefCell::default(),
@@ -98,7 +102,7 @@ fn launch(conf: &MainConf, log: *mut sys::ngx_log_t) -> (Option<Wake>, Option<En
         }
     };
     let bell = wake.bell();
-    let start = || Engine::start(conf.redis.settings(), gateway(), move || bell.ring());
+    let start = || Engine::start(conf.redis.settings(&conf.bans), gateway(), move || bell.ring());
     let engine = without_signals(start);
     match engine {
         Ok(engine) => (Some(wake), Some(engine)),
@@ -236,7 +240,11 @@ pub fn drain() {
         match item {
             Done::Limit(reply) => limit::answered(&worker, reply),
             Done::Probe(report) => worker.health.reported(&worker, report),
-            Done::Link(event) => super::redis::announce(&worker.conf.redis, &event),
+            Done::Ban(news) => worker.bans.heard(&worker, news),
+            Done::Link(event) => {
+                super::redis::announce(&worker.conf.redis, &event);
+                worker.bans.connected(&worker, &event);
+            }
         }
     }
 }

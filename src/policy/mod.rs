@@ -4,7 +4,10 @@
 #[allow(dead_code, reason = "resources to come use the rest")]
 pub mod api;
 pub mod balance;
+pub mod ban;
 pub mod breaker;
+pub mod control;
+pub mod events;
 #[cfg(any(test, sluice_fuzz))]
 pub mod fuzz;
 pub mod health;

@@ -25,6 +25,7 @@ const RESTART: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub enum Job {
     Limit(redis::Call),
+    Ban(redis::ban::Ask),
     Probe(Box<probe::Request>, probe::Manner),
 }
 
@@ -32,6 +33,7 @@ pub enum Job {
 #[derive(Debug)]
 pub enum Done {
     Limit(redis::Reply),
+    Ban(redis::ban::News),
     Probe(probe::Report),
     Link(LinkEvent),
 }
@@ -84,8 +86,11 @@ impl Engine {
         let (sender, done) = channel();
         let outbox = Arc::new(Outbox { sender, signaled: AtomicBool::new(false), wake: Box::new(wake) });
         let (jobs, inbox) = unbounded_channel();
-        let (feeds, links): (Vec<_>, Vec<_>) =
-            links.into_iter().map(|settings| Link::new(settings, gateway, outbox.clone())).unzip();
+        let (feeds, links): (Vec<_>, Vec<_>) = links
+            .into_iter()
+            .enumerate()
+            .map(|(n, settings)| Link::new(settings, (n, gateway), outbox.clone()))
+            .unzip();
         let gates = links.iter().map(Link::gate).collect();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let post = outbox.clone();
@@ -177,6 +182,8 @@ fn deliver(
                     outbox.put(Done::Limit(redis::Reply { ticket: call.ticket, result }));
                 }
             },
+            // One without its link is not said again, and nobody waits for it.
+            Job::Ban(ask) => feeds.get(ask.link).into_iter().for_each(|feed| feed.ban(ask.clone())),
             Job::Probe(request, manner) => {
                 let (outbox, kept) = (outbox.clone(), kept.clone());
                 probes.spawn(async move {

@@ -1,4 +1,4 @@
-//! One server of a group as balancing sees it: since when it warms up, and whether an operator drains it.
+//! One server of a group as balancing sees it: since when it warms up.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -15,9 +15,7 @@ shared_struct! {
         began: AtomicU64,
         /// What it has earned and not spent, as an i64.
         credit: AtomicU64,
-        /// What an operator said: 0 nothing, 1 drain, 2 do not.
-        drain: AtomicU64,
-        spare: [AtomicU64; 5],
+        spare: [AtomicU64; 6],
     }
 }
 
@@ -57,26 +55,6 @@ impl Server {
     pub fn spend(&self) {
         let _ = self.earn(-PICK);
     }
-
-    /// Whether it gets bound sessions only. An operator's word goes before the configuration's.
-    pub fn drains(&self, configured: bool) -> bool {
-        match self.drain.load(Relaxed) {
-            1 => true,
-            2 => false,
-            _ => configured,
-        }
-    }
-
-    /// An operator's word; `None`: as configured.
-    #[allow(dead_code, reason = "for the API, which is to come")]
-    pub fn set_drain(&self, drain: Option<bool>) {
-        let word = match drain {
-            None => 0,
-            Some(true) => 1,
-            Some(false) => 2,
-        };
-        self.drain.store(word, SeqCst);
-    }
 }
 
 #[cfg(test)]
@@ -112,17 +90,5 @@ mod tests {
         });
         assert!(!server.earn(0));
         assert!(server.earn(PICK));
-    }
-
-    #[test]
-    fn an_operator_s_word_goes_first() {
-        let server = Server::default();
-        assert!(server.drains(true) && !server.drains(false));
-        server.set_drain(Some(true));
-        assert!(server.drains(false));
-        server.set_drain(Some(false));
-        assert!(!server.drains(true));
-        server.set_drain(None);
-        assert!(server.drains(true));
     }
 }

@@ -6,11 +6,15 @@
 #![deny(unsafe_code)]
 
 pub mod balance;
+pub mod ban;
 pub mod breaker;
 pub mod cell;
+pub mod control;
+pub mod events;
 pub mod health;
 pub mod limit;
 pub mod outage;
 pub mod sessions;
+mod table;
 pub mod traffic;
 pub mod upstream;

@@ -3,12 +3,18 @@
 use serde::Serialize;
 
 use super::documents::Map;
-use super::{Call, Outcome};
+use super::{Answer, Call, Outcome};
+use crate::nginx::breaker::operator::{self, At};
+use crate::nginx::cf::parse_time;
+use crate::nginx::conf::MainConf;
+use crate::nginx::control::notes;
+use crate::nginx::events::{self, Event, Kind};
 use crate::nginx::sys::now;
 use crate::nginx::traffic::snapshot;
 use crate::policy::Millis;
-use crate::policy::api::{Failure, iso, text};
+use crate::policy::api::{Failure, Method, iso, text};
 use crate::policy::breaker::{Forced, Settings};
+use crate::policy::control::{Overrule, seconds};
 use crate::policy::limit::Now;
 
 /// What routes' breakers are called before their names, so that none is taken for an upstream's.
@@ -54,7 +60,11 @@ struct Breaker {
 #[derive(Serialize)]
 struct Override {
     state: &'static str,
+    /// `null`: it has no end.
     until: Option<String>,
+    reason: String,
+    by: String,
+    since: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -92,9 +102,10 @@ struct Counters {
     suppressed: u64,
 }
 
-impl From<&snapshot::Breaker> for Breaker {
-    fn from(of: &snapshot::Breaker) -> Self {
+impl Breaker {
+    fn of(conf: &MainConf, of: &snapshot::Breaker) -> Self {
         let (view, settings, now) = (&of.view, &of.settings, now());
+        let note = view.forced.and_then(|_| notes::get(conf, &of.about));
         let forced = view.forced.map(|forced| Override {
             state: match forced {
                 Forced::Open => "open",
@@ -102,6 +113,9 @@ impl From<&snapshot::Breaker> for Breaker {
                 Forced::DryRun => "dry_run",
             },
             until: (view.forced_until != 0).then(|| at(now, view.forced_until)),
+            since: note.as_ref().map(|note| iso(note.at)),
+            by: note.as_ref().map(|note| note.by.clone()).unwrap_or_default(),
+            reason: note.map(|note| note.reason).unwrap_or_default(),
         });
         Self {
             state: of.state,
@@ -178,36 +192,124 @@ fn name(of: &snapshot::Breakers) -> String {
     if of.route { format!("{ROUTE}{}", of.name) } else { of.name.clone() }
 }
 
-fn document(of: &snapshot::Breakers) -> Breakers<'_> {
-    let peers = of.peers.iter().map(|(id, server, breaker)| (*id, Peer { server, its: breaker.into() }));
+fn document<'a>(conf: &MainConf, of: &'a snapshot::Breakers) -> Breakers<'a> {
+    let peers = of.peers.iter().map(|(id, server, its)| (*id, Peer { server, its: Breaker::of(conf, its) }));
     Breakers {
         scope: match &of.breaker {
             _ if of.route => "route",
             Some(_) => "upstream",
             None => "peer",
         },
-        its: of.breaker.as_ref().map(Breaker::from),
+        its: of.breaker.as_ref().map(|its| Breaker::of(conf, its)),
         peers: Map(peers.collect()),
     }
 }
 
+fn missing() -> Failure {
+    Failure::not_found("CircuitBreakerNotFound", "circuit breaker")
+}
+
 /// Answers a call by the segments behind `circuit_breakers`.
 pub fn route(call: &Call, path: &[&[u8]]) -> Outcome {
-    let all = snapshot::breakers(call.request.main_conf());
-    let missing = || Failure::not_found("CircuitBreakerNotFound", "circuit breaker");
-    let find = |wanted: &[u8]| all.iter().find(|one| name(one) == text(wanted)).ok_or_else(missing);
-    match path {
-        [] => call.get(|| call.collection(&Map(all.iter().map(|one| (name(one), document(one))).collect()))),
-        [wanted] => {
-            let found = find(wanted)?;
-            call.get(|| call.object(&document(found)))
-        }
-        [wanted, id] => {
-            let found = find(wanted)?;
-            let peer = found.peers.iter().find(|(its, _, _)| its.to_string() == text(id));
-            let (_, server, breaker) = peer.ok_or_else(missing)?;
-            call.get(|| call.object(&Peer { server, its: breaker.into() }))
-        }
-        _ => Err(Failure::no_path()),
+    let conf = call.request.main_conf();
+    let all = snapshot::breakers(conf);
+    let Some((wanted, below)) = path.split_first() else {
+        let by_name = all.iter().map(|one| (name(one), document(conf, one)));
+        return call.get(|| call.collection(&Map(by_name.collect())));
+    };
+    let (below, resets) = match below {
+        [below @ .., b"reset"] => (below, true),
+        below => (below, false),
+    };
+    if below.len() > 1 {
+        return Err(Failure::no_path());
     }
+    let found = all.iter().find(|one| name(one) == text(wanted)).ok_or_else(missing)?;
+    let peer = below
+        .first()
+        .map(|id| found.peers.iter().find(|(its, ..)| its.to_string() == text(id)).ok_or_else(missing));
+    let peer = peer.transpose()?;
+    let its = peer.map(|(.., its)| its).or(found.breaker.as_ref());
+    match (call.method, resets) {
+        (Method::Get, false) => match peer {
+            Some((_, server, its)) => call.object(&Peer { server, its: Breaker::of(conf, its) }),
+            None => call.object(&document(conf, found)),
+        },
+        (Method::Patch, false) => overrule(call, found, peer.map(|(id, ..)| *id), its.ok_or_else(missing)?),
+        (Method::Post, true) => reset(call, found, peer.map(|(id, ..)| *id), its.ok_or_else(missing)?),
+        (_, true) => Err(Failure::method("POST")),
+        _ => Err(Failure::method("GET, HEAD, PATCH")),
+    }
+}
+
+/// The document of the breaker that was changed.
+fn changed(call: &Call, of: &snapshot::Breakers, peer: Option<u64>) -> Outcome {
+    let conf = call.request.main_conf();
+    let all = snapshot::breakers(conf);
+    let found = all.iter().find(|one| name(one) == name(of)).ok_or_else(missing)?;
+    match peer {
+        None => Answer::document(200, &document(conf, found)),
+        Some(id) => {
+            let (_, server, its) = found.peers.iter().find(|(its, ..)| *its == id).ok_or_else(missing)?;
+            Answer::document(200, &Peer { server, its: Breaker::of(conf, its) })
+        }
+    }
+}
+
+/// Which breaker is meant.
+fn place<'c>(conf: &'c MainConf, of: &'c snapshot::Breakers, peer: Option<u64>) -> Option<At<'c>> {
+    if of.route {
+        return Some(At::Route(&of.name));
+    }
+    let group = conf.upstreams.named(&of.name)?;
+    let Some(id) = peer else { return Some(At::Upstream(group)) };
+    let servers = group.traffic.servers();
+    let server = servers.iter().find(|server| server.id == id)?;
+    Some(At::Server(group, group.breaker.servers()?.number_of(&server.server)?))
+}
+
+fn overrule(call: &Call, of: &snapshot::Breakers, peer: Option<u64>, its: &snapshot::Breaker) -> Outcome {
+    let conf = call.request.main_conf();
+    let body = call.body.as_ref();
+    let body = body.ok_or_else(|| Failure::new(415, "JsonError", "a JSON document is missing"))?;
+    let wanted = Overrule::read(body, parse_time);
+    let wanted = wanted.map_err(|fault| Failure::format("CircuitBreakerFormatError", fault.to_string()))?;
+    let at = place(conf, of, peer).ok_or_else(missing)?;
+    let who = call.who();
+    // Before it is in force, so that nobody sees it without its reason.
+    notes::set(conf, &its.about, wanted.forced.map(|_| (wanted.reason.as_str(), who.as_str())));
+    if !operator::force(conf, at, wanted.forced, wanted.ttl, Some(call.request)) {
+        return Err(missing());
+    }
+    let what = match (wanted.forced, wanted.ttl) {
+        (None, _) => "override ended".to_owned(),
+        (Some(_), 0) => "overruled, without an end".to_owned(),
+        (Some(_), ttl) => format!("overruled for {}", seconds(ttl)),
+    };
+    let why = if wanted.reason.is_empty() { String::new() } else { format!(": {}", wanted.reason) };
+    tell(of, peer, [its.state, word(wanted.forced)], &format!("{what}, by {who}{why}"));
+    changed(call, of, peer)
+}
+
+fn reset(call: &Call, of: &snapshot::Breakers, peer: Option<u64>, its: &snapshot::Breaker) -> Outcome {
+    let conf = call.request.main_conf();
+    let at = place(conf, of, peer).ok_or_else(missing)?;
+    operator::reset(conf, at, Some(call.request));
+    notes::set(conf, &its.about, None);
+    tell(of, peer, [its.state, "closed"], &format!("reset, by {}", call.who()));
+    changed(call, of, peer)
+}
+
+fn word(forced: Option<Forced>) -> &'static str {
+    match forced {
+        None => "none",
+        Some(Forced::Open) => "forced_open",
+        Some(Forced::Closed) => "forced_closed",
+        Some(Forced::DryRun) => "dry_run",
+    }
+}
+
+fn tell(of: &snapshot::Breakers, peer: Option<u64>, [from, to]: [&str; 2], text: &str) {
+    let server = of.peers.iter().find(|(id, ..)| Some(*id) == peer).map_or("", |(_, server, _)| server);
+    events::note(&Event { kind: Kind::Control, upstream: &name(of), peer: server, from, to, text });
 }

@@ -65,6 +65,16 @@ impl Call<'_> {
         })
     }
 
+    /// Who asks, for those who read of it later: the address, and before it the name of `auth_basic`.
+    pub fn who(&self) -> String {
+        // SAFETY: a live request; both texts live as long as it does.
+        let (user, address) = unsafe {
+            let r = self.request.as_ptr();
+            (text((*r).headers_in.user.as_bytes()), text((*(*r).connection).addr_text.as_bytes()))
+        };
+        if user.is_empty() { address } else { format!("{user} at {address}") }
+    }
+
     /// A segment of the path as text, for names.
     pub fn name(&self, at: usize) -> String {
         self.path.get(at).map(|segment| text(segment)).unwrap_or_default()

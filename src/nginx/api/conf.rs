@@ -4,7 +4,7 @@ use core::ffi::c_void;
 
 use nginx_sys as sys;
 
-use super::super::cf::{ConfError, Directive, Place, Result, set_once};
+use super::super::cf::{ConfError, Directive, Place, Result, complain_at, set_once};
 use super::super::conf::{self, MainConf};
 use super::super::log::{self, Level};
 use super::super::module::main_module;
@@ -13,11 +13,27 @@ use super::super::traffic;
 use super::access::guarded;
 use super::handler::content;
 
-/// What stands in the configuration: where writes are allowed.
+/// What stands in the configuration.
 #[derive(Default)]
 pub struct Conf {
-    writable: Vec<(Place, *mut *mut c_void)>,
+    locations: Vec<Location>,
 }
+
+impl Conf {
+    /// Whether any location has an API.
+    pub fn is_there(&self) -> bool {
+        !self.locations.is_empty()
+    }
+}
+
+/// One API: where it stands, the configurations of its location, and whether it may be written to.
+struct Location {
+    place: Place,
+    locations: *mut *mut c_void,
+    write: bool,
+}
+
+type Handler = unsafe extern "C" fn(*mut sys::ngx_http_request_t) -> sys::ngx_int_t;
 
 /// Whether there is an API in this location, and whether it may be written to.
 #[derive(Default)]
@@ -76,22 +92,27 @@ pub fn api(directive: &Directive, main: &mut MainConf) -> Result {
         }
         (*core).handler = Some(content);
         traffic::want(directive);
-        if write {
-            main.api.writable.push((directive.place(), locations));
-        }
+        main.api.locations.push(Location { place: directive.place(), locations, write });
     }
     Ok(())
 }
 
-/// Warns of each API that anybody may write to. Called when everything is read and merged.
-pub fn warn(cf: *mut sys::ngx_conf_t, main: &MainConf) {
-    for (place, locations) in &main.api.writable {
+/// Refuses an API whose place another handler has taken, and warns of each that anybody may write to. Called when everything is
+/// read and merged.
+pub fn finish(cf: *mut sys::ngx_conf_t, main: &MainConf) -> Result {
+    for Location { place, locations, write } in &main.api.locations {
         // SAFETY: configurations of a location of the cycle being made; the parser state's log is alive.
         unsafe {
-            if !guarded((*cf).cycle, core_loc_conf(*locations), *locations) {
+            let core = core_loc_conf(*locations);
+            if (*core).handler.is_none_or(|handler| !core::ptr::fn_addr_eq(handler, content as Handler)) {
+                complain_at(cf, place, format_args!("\"api\" stands beside another handler of the location"));
+                return Err(ConfError::Logged);
+            }
+            if *write && !guarded((*cf).cycle, core, *locations) {
                 let text = "anybody may write to \"api\" with write=on, as no \"deny\", \"auth_basic\" or \"auth_request\" stands before it,";
                 log::write(Level::Warn, (*cf).log, format_args!("{text}{place}"));
             }
         }
     }
+    Ok(())
 }

@@ -10,8 +10,18 @@ use super::super::sys::now;
 use crate::policy::api::iso;
 
 /// What stands at the root of a version. There is no "stream": clients then ask for nothing below it.
-pub const NAMES: [&str; 9] =
-    ["nginx", "processes", "connections", "slabs", "http", "resolvers", "ssl", "workers", "license"];
+pub const NAMES: [&str; 10] = [
+    "nginx",
+    "processes",
+    "connections",
+    "slabs",
+    "http",
+    "resolvers",
+    "ssl",
+    "workers",
+    "license",
+    "events",
+];
 
 /// Clients look for `-r` and a number, which is the release of NGINX Plus whose API they take this for: that of 33 they ask
 /// for a license, without a number they complain each time.

@@ -1,10 +1,10 @@
 //! `/http`: what the http block holds.
 
-use super::{Answer, Call, Outcome, breakers, general, limits, upstreams, zones};
+use super::{Answer, Call, Outcome, bans, breakers, general, limits, upstreams, zones};
 use crate::policy::api::Failure;
 
 /// What stands below: Plus's, then ours.
-const NAMES: [&str; 10] = [
+const NAMES: [&str; 11] = [
     "requests",
     "server_zones",
     "location_zones",
@@ -15,6 +15,7 @@ const NAMES: [&str; 10] = [
     "upstreams",
     "rate_limits",
     "circuit_breakers",
+    "bans",
 ];
 
 /// Answers a call by the segments behind `http`.
@@ -32,6 +33,7 @@ pub fn route(call: &Call, path: &[&[u8]]) -> Outcome {
         [b"upstreams", below @ ..] => upstreams::route(call, below),
         [b"rate_limits", below @ ..] => limits::route(call, below),
         [b"circuit_breakers", below @ ..] => breakers::route(call, below),
+        [b"bans", below @ ..] => bans::route(call, below),
         _ => Err(Failure::no_path()),
     }
 }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::documents::Map;
-use super::{Call, Outcome};
+use super::{Call, Outcome, limit_keys};
 use crate::nginx::traffic::{reset, snapshot};
 use crate::policy::api::{Failure, text};
 
@@ -75,6 +75,7 @@ pub fn route(call: &Call, path: &[&[u8]]) -> Outcome {
             let zone = zone.ok_or_else(|| Failure::not_found("RateLimitNotFound", "rate limit"))?;
             call.get_or_reset(|| call.object(&RateLimit::from(zone)), || reset::rate_limit(conf, &zone.name))
         }
+        [name, b"keys", key] => limit_keys::route(call, &text(name), key),
         _ => Err(Failure::no_path()),
     }
 }

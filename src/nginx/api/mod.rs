@@ -5,16 +5,19 @@
 //! Resources are functions from a call to an outcome.
 
 mod access;
+mod bans;
 mod body;
 mod breakers;
 mod call;
 mod conf;
 mod documents;
+mod events;
 mod general;
 mod handler;
 mod host;
 mod http;
 pub mod later;
+mod limit_keys;
 mod limits;
 mod router;
 mod send;
@@ -22,5 +25,5 @@ mod upstreams;
 mod zones;
 
 pub use call::{Answer, Call, Outcome};
-pub use conf::{Conf, LocConf, api, warn};
+pub use conf::{Conf, LocConf, api, finish};
 pub use general::note_cycle;

@@ -1,6 +1,6 @@
 //! Which path is answered by whom.
 
-use super::{Answer, Call, Outcome, general, host, http};
+use super::{Answer, Call, Outcome, events, general, host, http};
 use crate::policy::api::{Failure, VERSIONS, is_version};
 
 /// Answers a call whose path begins with a version, or is none.
@@ -32,6 +32,7 @@ fn route(call: &Call, path: &[&[u8]]) -> Outcome {
         [b"resolvers"] => call.get(|| call.collection(&general::Nothing {})),
         [b"resolvers", _] => Err(Failure::not_found("ResolverZoneNotFound", "resolver zone")),
         [b"http", below @ ..] => http::route(call, below),
+        [b"events"] => events::route(call),
         _ => Err(Failure::no_path()),
     }
 }

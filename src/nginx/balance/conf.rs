@@ -14,6 +14,7 @@ use super::super::sys::{CONF_ERROR, CONF_OK, CORE_STICKY, server_resolves, slot,
 use super::sticky::Sticky;
 use crate::policy::Millis;
 use crate::policy::balance::{Mode, Panic};
+use crate::policy::control::Params;
 
 /// Longest slow start: 30 days.
 const MAX_TIME: Millis = 30 * 24 * 60 * 60 * 1000;
@@ -30,6 +31,10 @@ pub struct GroupConf {
     pub panic: Option<Panic>,
     /// The method is `random`, which lets weights grow though it takes no backup servers.
     random: bool,
+    /// The method is `hash … consistent`.
+    consistent: bool,
+    /// There is an API, which may change the group's servers.
+    controlled: Cell<bool>,
     pub(super) hooks: Hooks,
 }
 
@@ -58,12 +63,33 @@ pub struct Line {
 impl GroupConf {
     /// Whether the group's servers need records and its balancer our wrap.
     pub fn is_configured(&self) -> bool {
-        !self.lines.is_empty() || self.sticky.is_some() || self.panic.is_some()
+        !self.lines.is_empty() || self.sticky.is_some() || self.panic.is_some() || self.controlled.get()
     }
 
-    /// Whether a server of the group warms up.
-    pub fn ramps(&self) -> bool {
-        self.lines.iter().any(|line| line.slow_start > 0)
+    /// There is an API: the group's servers need records.
+    pub fn control(&self) {
+        self.controlled.set(true);
+    }
+
+    /// Whether the method works out from weights what it keeps.
+    pub fn caches_weights(&self) -> bool {
+        self.random || self.consistent
+    }
+
+    /// Whether servers can warm up under the method.
+    pub fn may_ramp(&self, us: Upstream) -> bool {
+        // SAFETY: an explicit group of a live cycle, or of the one being finished.
+        self.random || unsafe { (*us).flags } as u32 & sys::NGX_HTTP_UPSTREAM_BACKUP != 0
+    }
+
+    /// What a `server` line says: what the core knows, and what it does not.
+    pub fn with_line(core: Params, line: Option<&Line>) -> Params {
+        Params {
+            slow_start: line.map_or(0, |line| line.slow_start),
+            drain: core.drain || line.is_some_and(|line| line.drain),
+            route: line.and_then(|line| line.route.clone()).unwrap_or_default(),
+            ..core
+        }
     }
 
     /// Which line each of `servers` comes from. The core makes its peers in the order of the lines, one for each
@@ -94,8 +120,7 @@ impl GroupConf {
 
     /// The block has been read: can the method do what its servers ask for?
     pub fn check(&self, cf: *mut sys::ngx_conf_t, us: Upstream) -> Result {
-        // SAFETY: an explicit group of the configuration being finished.
-        let weighs = self.random || unsafe { (*us).flags } as u32 & sys::NGX_HTTP_UPSTREAM_BACKUP != 0;
+        let weighs = self.may_ramp(us);
         match self.lines.iter().find(|line| line.slow_start > 0) {
             Some(line) if !weighs => {
                 let text = &line.text;
@@ -207,6 +232,17 @@ fn take(directive: &Directive) -> Result<(Line, Vec<usize>)> {
 pub unsafe fn random(cf: *mut sys::ngx_conf_t) {
     // SAFETY: the caller vouches for `cf`.
     unsafe { block(cf).0.random = true };
+}
+
+/// `hash KEY [consistent]`
+///
+/// # Safety
+/// `cf` must be the parser state at a line of an `upstream` block.
+pub unsafe fn hash(cf: *mut sys::ngx_conf_t) {
+    let consistent =
+        Directive::read(cf).is_ok_and(|directive| directive.args().get(1) == Some(&"consistent"));
+    // SAFETY: the caller vouches for `cf`.
+    unsafe { block(cf).0.consistent = consistent };
 }
 
 /// `panic_threshold PERCENT [mode=all|none]`

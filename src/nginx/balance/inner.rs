@@ -131,7 +131,7 @@ unsafe extern "C" fn init_peer(r: *mut sys::ngx_http_request_t, us: Upstream) ->
 
 /// Puts ourselves around what the method has just set up for `request`, if there is anything to do.
 fn wrap(request: &Request, group: &'static Group, conf: &'static GroupConf) {
-    if !conf.ramps() && conf.sticky.is_none() && group.health.waiting() == 0 {
+    if !group.health.ramps() && conf.sticky.is_none() && group.health.waiting() == 0 {
         return;
     }
     let r = request.as_ptr();
@@ -211,7 +211,7 @@ impl Wrap {
             if bound != 0 && self.picker.bound(pc, bound) {
                 return Err(());
             }
-            Ok(if self.conf.ramps() { self.picker.mask() } else { None })
+            Ok(if self.group.health.ramps() { self.picker.mask() } else { None })
         }
     }
 

@@ -13,6 +13,7 @@ use super::health::Server;
 use super::sys::mono;
 use crate::policy::Millis;
 use crate::policy::balance::{FULL, share};
+use crate::policy::control::Patch;
 use crate::policy::limit::KeyHash;
 use crate::shared::balance::Server as Words;
 
@@ -23,11 +24,11 @@ pub use conf::GroupConf;
 pub struct Tuning {
     /// How long it warms up; 0: not at all.
     pub slow_start: Millis,
-    /// `drain` in the configuration.
+    /// It gets bound sessions only.
     drain: bool,
     /// What names it in cookies and routes.
     pub id: String,
-    /// `route` in the configuration.
+    /// It has a `route`.
     routed: bool,
     /// The same as a number, never 0.
     pub hash: u64,
@@ -36,15 +37,21 @@ pub struct Tuning {
 }
 
 impl Tuning {
-    /// As its `server` line says; `words` is its record.
-    pub fn new(line: Option<&conf::Line>, server: &Server, words: Option<&'static Words>) -> Self {
-        let route = line.and_then(|line| line.route.clone());
+    /// As its `server` line says, or an operator, whose word goes first; `words` is its record.
+    pub fn new(
+        line: Option<&conf::Line>,
+        said: &Patch,
+        server: &Server,
+        words: Option<&'static Words>,
+    ) -> Self {
+        let route = said.route.clone().or_else(|| line.and_then(|line| line.route.clone()));
+        let route = route.filter(|route| !route.is_empty());
         // An address is nobody's business; its hash is the same on every gateway.
         let routed = route.is_some();
         let id = route.unwrap_or_else(|| KeyHash::new(server.name.as_bytes()).to_string());
         Self {
-            slow_start: line.map_or(0, |line| line.slow_start),
-            drain: line.is_some_and(|line| line.drain),
+            slow_start: said.slow_start.unwrap_or(line.map_or(0, |line| line.slow_start)),
+            drain: said.drain.unwrap_or(line.is_some_and(|line| line.drain)),
             hash: hash(id.as_bytes()),
             id,
             routed,
@@ -59,7 +66,7 @@ impl Tuning {
 
     /// Whether it gets bound sessions only.
     pub fn drains(&self) -> bool {
-        self.words.map_or(self.drain, |words| words.drains(self.drain))
+        self.drain
     }
 
     /// What it gets of its share now, 0 to 1: less than all of it while it warms up.

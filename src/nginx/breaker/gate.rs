@@ -4,10 +4,11 @@ use core::cell::Cell;
 
 use nginx_sys as sys;
 
+use super::super::events::{self, Event, Kind};
 use super::super::log::{self, Level};
 use super::super::request::Request;
 use super::super::sys::{mono, worker_index};
-use super::words;
+use super::{About, words};
 use crate::policy::Millis;
 use crate::policy::breaker::{Outcome, Settings, State, Transition, Via};
 use crate::policy::limit::KeyHash;
@@ -18,6 +19,7 @@ use crate::shared::upstream::{Claims, Full};
 pub struct Gate {
     /// For the log: `upstream "api"` and the like.
     pub(super) name: String,
+    about: About,
     pub(super) settings: Settings,
     pub(super) breaker: &'static Breaker,
     /// When this process last said that a trip was suppressed.
@@ -29,7 +31,7 @@ impl Gate {
     /// state survives a reload, whatever moved.
     pub(super) fn claim(
         (claims, owner): (&mut Claims<'_>, u64),
-        name: String,
+        about: About,
         key: &str,
         settings: Settings,
     ) -> Result<(Self, usize), Full> {
@@ -37,22 +39,28 @@ impl Gate {
         let index = claims.breaker(owner, [high, low])?.index;
         // What has been claimed is there.
         let breaker = claims.store().breaker_at(index).ok_or_else(|| claims.full())?;
-        Ok((Self { name, settings, breaker, said: Cell::new(None) }, index))
+        Ok((Self { name: about.to_string(), about, settings, breaker, said: Cell::new(None) }, index))
     }
 
     /// The same for a breaker that is no server's.
     pub(super) fn adopt(
         claims: &mut Claims<'_>,
-        name: String,
+        about: About,
         key: &str,
         settings: Settings,
     ) -> Option<Self> {
-        let claimed = Self::claim((claims, 0), name.clone(), key, settings);
+        let name = about.to_string();
+        let claimed = Self::claim((claims, 0), about, key, settings);
         let said = |full: &Full| {
             let alert = format_args!("no circuit breaker for {name}: {full}, raise \"sluice_zone\"");
             log::cycle(Level::Alert, alert);
         };
         claimed.inspect_err(said).ok().map(|(gate, _)| gate)
+    }
+
+    /// What logs call it.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Whether both are about the same record.
@@ -134,6 +142,13 @@ impl Gate {
             Some(request) => request.log(level, format_args!("{line}")),
             None => log::cycle(level, format_args!("{line}")),
         }
+        self.note([transition.from.name(), transition.to.name()], &line.to_string());
+    }
+
+    /// Writes into the event log.
+    pub(super) fn note(&self, [from, to]: [&str; 2], text: &str) {
+        let (upstream, peer) = self.about.names();
+        events::note(&Event { kind: Kind::Breaker, upstream: &upstream, peer, from, to, text });
     }
 }
 

@@ -46,6 +46,7 @@ fn tick() {
         gate.say(None, made);
         if over.is_some() {
             gate.tell(None, 0);
+            gate.note(["forced", ""], "the operator's override has ended");
         }
     });
     if let Some(store) = worker.conf.upstreams.store().filter(|_| changed) {

@@ -7,11 +7,11 @@
 //!
 //! The breaker of a server is asked for each attempt, after the balancer's pick, and judges each ([`servers`]).
 
+mod about;
 mod calls;
 pub mod conf;
 mod gate;
 mod keeper;
-#[allow(dead_code, reason = "for the API, which is to come")]
 pub mod operator;
 mod outcome;
 mod passage;
@@ -37,6 +37,7 @@ use crate::policy::breaker::{Failure, Outcome, Transition, Via};
 use crate::shared::breaker::Probed;
 use crate::shared::upstream::Claims;
 
+pub use about::About;
 pub use conf::{Conf, Failing, GroupConf, LocConf};
 pub use gate::Gate;
 pub use keeper::Keeper;
@@ -85,6 +86,11 @@ fn each_gate(conf: &MainConf, mut see: impl FnMut(&Gate)) {
     conf.breaker.routes.iter().filter_map(|route| route.gate.get()).for_each(see);
 }
 
+/// Calls `see` with what logs call each breaker.
+pub fn each_name(conf: &MainConf, mut see: impl FnMut(&str)) {
+    each_gate(conf, |gate| see(&gate.name));
+}
+
 /// Whether a configuration has any breaker, or may come to have one.
 fn has_gates(conf: &MainConf) -> bool {
     let its = |group: &Group| group.breaker.gate.get().is_some() || group.breaker.servers().is_some();
@@ -101,8 +107,8 @@ pub struct Guard<'c> {
 /// Ties the breakers of routes to their records.
 pub fn adopt_routes(main: &MainConf, claims: &mut Claims<'_>) {
     for route in &main.breaker.routes {
-        let (name, key) = (format!("route \"{}\"", route.name), format!("route {}", route.name));
-        if let Some(gate) = Gate::adopt(claims, name, &key, route.settings) {
+        let (about, key) = (About::Route(route.name.clone()), format!("route {}", route.name));
+        if let Some(gate) = Gate::adopt(claims, about, &key, route.settings) {
             // Once per cycle: the cell is empty.
             let _ = route.gate.set(gate);
         }
@@ -117,8 +123,8 @@ pub fn adopt(group: &Group, claims: &mut Claims<'_>, servers: Option<&[Rc<Server
     // A group is adopted once per cycle: the cells are empty.
     let _ = its.failing.set(conf.breaker.failing.unwrap_or(Failing::DEFAULT));
     if let Some(settings) = conf.breaker.settings {
-        let (name, key) = (format!("upstream \"{}\"", group.name), format!("upstream {}", group.name));
-        if let Some(gate) = Gate::adopt(claims, name, &key, settings) {
+        let (about, key) = (About::Upstream(group.name.clone()), format!("upstream {}", group.name));
+        if let Some(gate) = Gate::adopt(claims, about, &key, settings) {
             let _ = its.gate.set(gate);
         }
     }

@@ -7,8 +7,7 @@ use super::super::sys::mono;
 use super::super::upstream::Group;
 use super::{Gate, words};
 use crate::policy::Millis;
-use crate::policy::breaker::{Forced, Settings, Transition};
-use crate::shared::breaker::View;
+use crate::policy::breaker::{Forced, Transition};
 
 /// Which breaker is meant.
 #[derive(Clone, Copy)]
@@ -17,19 +16,6 @@ pub enum At<'a> {
     Upstream(&'a Group),
     /// The server of this number in the order of the group's lists.
     Server(&'a Group, usize),
-}
-
-/// A breaker as it stands, and what it is configured to be.
-pub struct Report {
-    pub view: View,
-    pub settings: Settings,
-}
-
-/// `None`: there is no such breaker.
-pub fn view(conf: &MainConf, at: At<'_>) -> Option<Report> {
-    let report =
-        |gate: &Gate| Report { view: gate.breaker.view(&gate.settings, mono()), settings: gate.settings };
-    find(conf, at, report)
 }
 
 /// Puts an override on a breaker for `ttl` milliseconds (0: until it is taken off), or takes it off. Says so in the
@@ -53,7 +39,7 @@ pub fn force(
     there.is_some()
 }
 
-/// Closes a breaker and forgets: no failures, no attempts, no override. False: there is no such breaker.
+/// Closes a breaker and forgets: no failures, no attempts, no override. Whether that changed its state.
 pub fn reset(conf: &MainConf, at: At<'_>, request: Option<&Request>) -> bool {
     let made = find(conf, at, |gate| {
         let made = gate.breaker.reset(mono());

@@ -21,7 +21,7 @@ use super::super::request::Request;
 use super::super::sys::{PeersLock, mono};
 use super::super::upstream::Group;
 use super::super::{membership, worker};
-use super::Gate;
+use super::{About, Gate};
 use crate::policy::Millis;
 use crate::policy::breaker::{Forced, Outcome, Settings, State, Transition, may_eject};
 use crate::shared::breaker::{Bar, Token};
@@ -127,8 +127,8 @@ impl Servers {
         let member = |server: &Rc<Server>| {
             let count = next(&mut seen, &server.identity());
             let key = format!("peer {group}\0{}\0{count}", server.identity());
-            let said = format!("server {} of upstream \"{group}\"", server.name);
-            let gate = Gate::claim((claims, owner), said, &key, self.settings);
+            let about = About::Server { upstream: group.to_owned(), server: server.name.clone() };
+            let gate = Gate::claim((claims, owner), about, &key, self.settings);
             let (gate, index) = gate.map_err(|reason| *full = Some(reason)).ok()?;
             kept.insert(index);
             let server = server.clone();
@@ -146,6 +146,12 @@ impl Servers {
     /// All that were found last.
     pub fn members(&self) -> Members {
         self.members.borrow().clone()
+    }
+
+    /// The number of a server in the order of the lists.
+    pub fn number_of(&self, server: &Server) -> Option<usize> {
+        let members = self.members.borrow();
+        members.iter().position(|member| member.as_ref().is_some_and(|member| member.server.same(server)))
     }
 
     /// The one of this number in the order of the lists.

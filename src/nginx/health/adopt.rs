@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use super::super::balance::{GroupConf, Tuning};
 use super::super::conf::MainConf;
+use super::super::control;
 use super::super::sys::mono;
 use super::super::upstream::Group;
 use super::member::{Member, Record, Server};
@@ -38,7 +39,9 @@ impl Claimer<'_, '_> {
             let ordinal = next(&mut seen, &server.identity());
             let (records, unchecked) = self.records(server, ordinal);
             let words = if self.conf.is_configured() { self.words(server, ordinal) } else { None };
-            let tuning = Tuning::new(line, server, words);
+            let said =
+                control::said(self.main, &self.group.name, &server.identity(), ordinal).unwrap_or_default();
+            let tuning = Tuning::new(line, &said, server, words);
             Rc::new(Member::new(server.clone(), records, tuning, unchecked))
         };
         lines.into_iter().zip(servers).map(member).collect()

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 
 use nginx_sys as sys;
 
+use super::super::events::{self, Event, Kind};
 use super::super::log::{self, Level};
 use super::super::sys::mono;
 use super::super::timer::Timer;
@@ -266,6 +267,14 @@ fn tested(subject: &Subject, flight: &Flight, passed: bool) -> breaker::Checked 
 /// One line for each change.
 fn announce(subject: &Subject, change: Change, reason: &str) {
     let (server, group) = (&subject.member.server.name, &subject.group.name);
+    events::note(&Event {
+        kind: Kind::Health,
+        upstream: group,
+        peer: server,
+        from: change.from.as_str(),
+        to: change.to.as_str(),
+        text: if reason.is_empty() { "the check passed" } else { reason },
+    });
     match change.to {
         Condition::Up => {
             log::cycle(

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use nginx_sys as sys;
 
 use super::conf::MainConf;
+use super::events::{self, Event, Kind};
 use super::log::{self, Level};
 use super::sys::mono;
 use super::traffic;
@@ -79,6 +80,10 @@ impl Conf {
 pub struct GroupState {
     /// Whether its servers are looked after.
     adopted: Cell<bool>,
+    /// Whether a server that comes has to pass a check first.
+    holds: Cell<bool>,
+    /// Whether one of its servers warms up when it comes back.
+    ramps: Cell<bool>,
     members: RefCell<Members>,
     /// Changes of verdicts, as of the last time this process put them into force.
     applied: Cell<u64>,
@@ -95,6 +100,16 @@ impl GroupState {
         self.adopted.get()
     }
 
+    /// Whether one of its servers warms up when it comes back.
+    pub fn ramps(&self) -> bool {
+        self.ramps.get()
+    }
+
+    /// Whether a server that comes has to pass a check first.
+    pub fn holds_newcomers_back(&self) -> bool {
+        self.holds.get()
+    }
+
     /// The group's servers as they were found last.
     pub fn members(&self) -> Members {
         self.members.borrow().clone()
@@ -102,6 +117,7 @@ impl GroupState {
 
     /// They have been found anew.
     pub fn set_members(&self, members: Vec<Rc<Member>>) {
+        self.ramps.set(members.iter().any(|member| member.tuning.slow_start > 0));
         *self.members.borrow_mut() = members.into();
     }
 
@@ -143,6 +159,7 @@ pub fn adopt(main: &MainConf, group: &Group, known: bool) {
     group.health.adopted.set(true);
     let checks = || group.checks.iter().filter_map(|number| main.health.checks.get(*number));
     if checks().any(|check| check.mandatory) {
+        group.health.holds.set(true);
         peers::hold_newcomers_back(group.upstream);
     }
 }
@@ -195,13 +212,19 @@ pub fn changed(main: &MainConf, group: &Group) {
         _ if before == after => {}
         Some(mode) => {
             let to = if mode == Mode::All { "all of them" } else { "none" };
-            let few = format_args!("{usable} of {all} servers are usable, requests go to {to}");
+            let few = format!("{usable} of {all} servers are usable, requests go to {to}");
             log::cycle(Level::Warn, format_args!("upstream is in panic: {few}, upstream \"{name}\""));
+            note_panic(name, ["normal", "panic"], &few);
         }
         None => {
-            log::cycle(Level::Notice, format_args!("upstream is no longer in panic, upstream \"{name}\""))
+            log::cycle(Level::Notice, format_args!("upstream is no longer in panic, upstream \"{name}\""));
+            note_panic(name, ["panic", "normal"], &format!("{usable} of {all} servers are usable"));
         }
     }
+}
+
+fn note_panic(upstream: &str, [from, to]: [&str; 2], text: &str) {
+    events::note(&Event { kind: Kind::Panic, upstream, peer: "", from, to, text });
 }
 
 /// The verdict of a record.

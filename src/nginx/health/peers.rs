@@ -19,7 +19,7 @@ type Peer = *mut sys::ngx_http_upstream_rr_peer_t;
 /// breakers of servers.
 pub const CONFIGURED: usize = 1;
 pub(super) const UNHEALTHY: usize = 2;
-pub(super) const CHECKING: usize = 4;
+pub const CHECKING: usize = 4;
 /// Only for sessions that are bound to it.
 pub const DRAINING: usize = 8;
 /// Waits until no healthy server is left.

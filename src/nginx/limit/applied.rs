@@ -123,7 +123,7 @@ fn variable_rule(request: &Request, zone: &ZoneConf, limit: &Limit) -> Option<Ru
     let text = value.eval(request)?;
     let text = core::str::from_utf8(text).unwrap_or("\u{fffd}");
     let rule = Rate::parse(text).map_err(|e| e.to_string()).and_then(|rate| {
-        let (burst, delay) = (limit.burst.or(zone.burst), limit.delay_of(zone.algorithm));
+        let (burst, delay) = (limit.burst.or(zone.burst), limit.delay_of(zone));
         Rule::new(zone.algorithm, rate, burst, delay).map_err(|e| e.to_string())
     });
     rule.map_err(|error| {

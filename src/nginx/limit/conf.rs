@@ -1,6 +1,6 @@
 //! The directives of rate limiting.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, OnceCell, RefCell};
 
 use nginx_sys as sys;
 
@@ -97,14 +97,16 @@ fn settle(limit: &mut Limit, main: &MainConf) -> Result {
     let unknown = || ConfError::Other(format!("names unknown zone \"{}\"", limit.zone_name));
     let number = main.limits.find(&limit.zone_name).ok_or_else(unknown)?;
     let zone = main.limits.get(number).ok_or_else(unknown)?;
+    let (burst, delay) = (limit.burst.or(zone.burst), limit.delay_of(zone));
+    let mut uses = zone.uses.borrow_mut();
+    if !uses.contains(&(burst, delay)) {
+        uses.push((burst, delay));
+    }
     let rule = match &zone.rate {
-        RateSpec::Fixed(rate) => {
-            let (burst, delay) = (limit.burst.or(zone.burst), limit.delay_of(zone.algorithm));
-            Some(
-                Rule::new(zone.algorithm, *rate, burst, delay)
-                    .map_err(|e| ConfError::Other(format!("with zone \"{}\": {e}", zone.name)))?,
-            )
-        }
+        RateSpec::Fixed(rate) => Some(
+            Rule::new(zone.algorithm, *rate, burst, delay)
+                .map_err(|e| ConfError::Other(format!("with zone \"{}\": {e}", zone.name)))?,
+        ),
         RateSpec::Variable(_) => None,
     };
     limit.settled = Some((number, rule));
@@ -177,6 +179,7 @@ pub fn zone(directive: &Directive, conf: &mut MainConf) -> Result {
         sync,
         on_error: draft.on_error.unwrap_or_default(),
         shm,
+        uses: RefCell::default(),
         complained: Cell::default(),
         series: OnceCell::new(),
         next_look: Cell::default(),
@@ -247,7 +250,8 @@ pub fn resolve(cf: *mut sys::ngx_conf_t, main: &mut MainConf) -> Result {
     Ok(())
 }
 
-fn zone_size<'a>(param: &Param<'a>) -> Result<(&'a str, usize)> {
+/// `zone=NAME:SIZE`
+pub fn zone_size<'a>(param: &Param<'a>) -> Result<(&'a str, usize)> {
     let expected = || param.invalid("NAME:SIZE, such as api:10m");
     let (name, size) = param.value()?.split_once(':').ok_or_else(expected)?;
     let size = parse_size(size).ok_or_else(expected)?;

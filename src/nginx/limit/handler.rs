@@ -12,6 +12,7 @@ use super::super::worker::{self, PART_MASK, Worker};
 use super::applied::{Applied, collect};
 use super::ask::Wait;
 use super::desk::Desk;
+use super::inspect;
 use super::{Few, Limit, Stage, Status, Verdict, Zones, decide};
 use crate::policy::Millis;
 use crate::policy::limit::Decision;
@@ -181,7 +182,7 @@ fn log(request: &Request, verdict: &Verdict, delay: Millis) {
 
 /// An answer from the I/O thread.
 pub fn answered(worker: &Worker, reply: Reply) {
-    if worker.ledger.answered(worker, &reply) {
+    if worker.ledger.answered(worker, &reply) || inspect::answered(worker, &reply) {
         return;
     }
     let ticket = reply.ticket & !PART_MASK;
@@ -217,6 +218,9 @@ pub fn answered(worker: &Worker, reply: Reply) {
 
 /// The deadline of a waiting request has passed: what has not been answered will not be waited for.
 pub fn expired(worker: &Worker, ticket: u64) {
+    if inspect::expired(worker, ticket) {
+        return;
+    }
     let Some(r) = worker.waiting(ticket) else { return };
     // SAFETY: as in `answered`.
     let request = unsafe { Request::from_ptr(r) };

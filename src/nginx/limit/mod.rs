@@ -7,10 +7,11 @@ mod decide;
 mod desk;
 mod handler;
 pub mod headers;
+pub mod inspect;
 mod ledger;
 pub mod variables;
 
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, OnceCell, RefCell};
 
 use super::cf::{ComplexValue, Place};
 use super::log::Level;
@@ -62,6 +63,8 @@ pub struct ZoneConf {
     pub sync: Sync,
     pub on_error: OnError,
     pub shm: Zone<LimitShm>,
+    /// Burst and delay of each `rate_limit` that uses it.
+    pub uses: RefCell<Vec<(Option<u64>, Delay)>>,
     /// When the last line about a bad variable rate was logged.
     pub complained: Cell<Option<Millis>>,
     /// What requests came to, where that is counted.
@@ -71,6 +74,14 @@ pub struct ZoneConf {
 }
 
 impl ZoneConf {
+    /// The delay of a `rate_limit` that says nothing of it.
+    fn usual_delay(&self) -> Delay {
+        match self.algorithm {
+            Algorithm::Gcra => Delay::After(0),
+            Algorithm::SlidingWindow | Algorithm::FixedWindow => Delay::None,
+        }
+    }
+
     /// Counts what a request came to here, and who decided.
     pub fn count(&self, status: Status, source: Option<Source>) {
         let Some(series) = self.series.get() else { return };
@@ -174,11 +185,8 @@ pub struct Limit {
 
 impl Limit {
     /// The delay that holds: as written, or the algorithm's own.
-    pub fn delay_of(&self, algorithm: Algorithm) -> Delay {
-        self.delay.unwrap_or(match algorithm {
-            Algorithm::Gcra => Delay::After(0),
-            Algorithm::SlidingWindow | Algorithm::FixedWindow => Delay::None,
-        })
+    pub fn delay_of(&self, zone: &ZoneConf) -> Delay {
+        self.delay.unwrap_or_else(|| zone.usual_delay())
     }
 }
 

@@ -149,7 +149,8 @@ pub fn finish(cf: *mut sys::ngx_conf_t, main: &mut MainConf) -> Result {
     need.of::<Http>(1, 0);
     need.of::<ZoneCells>(main.traffic.zones.borrow().len(), 4);
     need.of::<Group>(groups.len(), 4);
-    need.of::<Peer>(servers, 32);
+    // With an API servers may be added, and DNS may find some in any case.
+    need.of::<Peer>(servers, if main.api.is_there() { 64 } else { 32 });
     // SAFETY: all of the http block has been read.
     let (caches, limits) = unsafe { super::native::zones((*cf).cycle) };
     main.traffic.core_limits.set(limits > 0);

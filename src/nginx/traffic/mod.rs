@@ -62,6 +62,11 @@ impl Conf {
         Some(&self.shm.as_ref()?.get()?.0)
     }
 
+    /// Another server is going to be added.
+    pub fn make_room(&self) {
+        self.locked_now(|store| store.make_room::<cells::Peer>(mono(), process::alive));
+    }
+
     /// Holds the zone's mutex while `f` claims series: outside `init_module`, nobody else may do so at the time.
     /// `None`: somebody does.
     pub fn locked_now<T>(&self, f: impl FnOnce(&Store) -> T) -> Option<T> {

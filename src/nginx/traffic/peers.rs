@@ -160,6 +160,12 @@ impl GroupState {
         }
     }
 
+    /// As [`Self::refresh`], though the list is as it was: there may be room by now.
+    pub fn refresh_again(&self, main: &MainConf, group: &Group) {
+        self.listed.set(None);
+        self.refresh(main, group);
+    }
+
     /// Whether nothing is counted here.
     pub fn is_empty(&self) -> bool {
         self.series.borrow().is_none()

@@ -29,22 +29,28 @@ impl Fields {
     /// The document without what was not asked for. `text` is compact JSON.
     pub fn apply(&self, text: &[u8], shape: Shape) -> Vec<u8> {
         let mut out = Vec::new();
-        match shape {
-            Shape::Object => self.pick(text, &mut out),
-            Shape::Collection if self.0.is_empty() => {
+        match (shape, text.first()) {
+            (Shape::Collection, Some(b'{')) if self.0.is_empty() => {
                 list(&mut out, b"[]", entries(text), |(key, _), out| out.extend_from_slice(key));
             }
-            Shape::Collection => list(&mut out, b"{}", entries(text), |(key, value), out| {
+            (Shape::Collection, Some(b'{')) => list(&mut out, b"{}", entries(text), |(key, value), out| {
                 out.extend_from_slice(key);
                 out.push(b':');
                 self.pick(value, out);
             }),
-            Shape::List => list(&mut out, b"[]", elements(text), |element, out| self.pick(element, out)),
+            (Shape::List, Some(b'[')) => {
+                list(&mut out, b"[]", elements(text), |element, out| self.pick(element, out));
+            }
+            _ => self.pick(text, &mut out),
         }
         out
     }
 
+    /// The members that are wanted; what has none is left as it is.
     fn pick(&self, object: &[u8], out: &mut Vec<u8>) {
+        if object.first() != Some(&b'{') {
+            return out.extend_from_slice(object);
+        }
         let wanted = |key: &[u8]| self.0.iter().any(|name| inside(key) == name.as_bytes());
         list(out, b"{}", entries(object).filter(|(key, _)| wanted(key)), |(key, value), out| {
             out.extend_from_slice(key);
@@ -76,9 +82,8 @@ fn inside(string: &[u8]) -> &[u8] {
     string.get(1..string.len().saturating_sub(1)).unwrap_or_default()
 }
 
-/// The members of an object: names, with their quotes, and values. None of what is no object.
+/// The members of an object: names, with their quotes, and values.
 fn entries(object: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
-    let object = if object.first() == Some(&b'{') { object } else { b"{}" };
     let mut at = 1;
     core::iter::from_fn(move || {
         let key = value(object, at)?;

@@ -118,7 +118,7 @@ fn pick(names: &[&str], value: Value, shape: Shape) -> Value {
         Value::Object(all) => {
             Value::Object(all.into_iter().filter(|(name, _)| names.contains(&name.as_str())).collect())
         }
-        _ => json!({}),
+        other => other,
     };
     match (shape, value) {
         (Shape::Object, value) => object(value),

@@ -138,6 +138,6 @@ impl std::fmt::Display for Test {
 /// The nodes a path leads to, for tests against other implementations.
 #[cfg(any(test, sluice_fuzz))]
 pub fn found<'v>(path: &str, document: &'v Value) -> Option<Vec<&'v Value>> {
-    let found = Path::parse(path).unwrap().find(document).ok()?;
+    let found = Path::parse(path).ok()?.find(document).ok()?;
     Some((0..found.len()).filter_map(|index| found.value(index)).collect())
 }

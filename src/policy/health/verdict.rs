@@ -33,7 +33,6 @@ pub enum Condition {
 
 impl Condition {
     /// NGINX Plus's words, and `degraded`.
-    #[allow(dead_code, reason = "for the API, which is to come")]
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

@@ -17,6 +17,22 @@ impl KeyHash {
         Self(half)
     }
 
+    /// The hash that [`Display`](fmt::Display) wrote.
+    pub fn parse(text: &str) -> Option<Self> {
+        let plain = text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        plain.then(|| u128::from_str_radix(text, 16).ok()).flatten().map(|bits| Self(bits.to_be_bytes()))
+    }
+
+    /// The hash whose two halves these are.
+    pub fn from_u64s((high, low): (u64, u64)) -> Self {
+        Self((u128::from(high) << 64 | u128::from(low)).to_be_bytes())
+    }
+
+    /// Another key's hash, made of this one's and one of something else: as hard to meet as either.
+    pub fn with(&self, other: &Self) -> Self {
+        Self((u128::from_be_bytes(self.0) ^ u128::from_be_bytes(other.0)).to_be_bytes())
+    }
+
     /// The two halves, as independent 64-bit numbers.
     pub fn as_u64s(&self) -> (u64, u64) {
         let value = u128::from_be_bytes(self.0);
@@ -54,6 +70,17 @@ mod tests {
         let key = KeyHash::new(b"");
         assert_eq!(key.to_string(), "af1349b9f5f9a1a6a0404dea36dcc949");
         assert_eq!(key.as_u64s(), (0xaf13_49b9_f5f9_a1a6, 0xa040_4dea_36dc_c949));
+        assert_eq!(KeyHash::from_u64s(key.as_u64s()), key);
+        assert_eq!(KeyHash::parse(&key.to_string()), Some(key));
+        for text in [
+            "",
+            "af1349b9f5f9a1a6a0404dea36dcc94",
+            "+f1349b9f5f9a1a6a0404dea36dcc949",
+            "AF1349B9F5F9A1A6A0404DEA36DCC949",
+        ] {
+            assert_eq!(KeyHash::parse(text), None, "{text}");
+        }
+        assert_eq!(key.with(&KeyHash::new(b"x")).with(&KeyHash::new(b"x")), key);
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod lease;
 mod rate;
 mod share;
 mod window;
+mod words;
 
 pub use gcra::{CLOCK_SLACK, Gcra, GcraError, Tat};
 pub use key::{KeyHash, redis_key};
@@ -16,6 +17,7 @@ pub use lease::{Former, Pace};
 pub use rate::Rate;
 pub use share::Share;
 pub use window::{Bucket, FixedWindow, LIVE_BUCKETS, Usage, Window, WindowError};
+pub use words::why;
 
 use super::Millis;
 

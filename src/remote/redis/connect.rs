@@ -14,6 +14,7 @@ use ::redis::{
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
 
+use super::ban::Bans;
 use super::certificate;
 use super::failure::{clean, describe};
 use super::script;
@@ -32,7 +33,9 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Waits until it is of no more use; why.
-    pub(super) async fn ended(&mut self) -> &'static str {
+    ///
+    /// What is pushed meanwhile is passed on.
+    pub(super) async fn ended(&mut self, bans: &Bans) -> &'static str {
         let Self { pushes, watched, vigil, .. } = self;
         let replaced = async {
             match vigil {
@@ -42,7 +45,7 @@ impl Connection {
         };
         tokio::select! {
             biased;
-            () = closed(pushes), if *watched => "connection closed by the server",
+            () = closed(pushes, bans), if *watched => "connection closed by the server",
             () = replaced => sentinel::REPLACED,
         }
     }
@@ -54,8 +57,12 @@ impl Connection {
 }
 
 /// Waits until the socket is closed by the other side.
-async fn closed(pushes: &mut UnboundedReceiver<PushInfo>) {
-    while pushes.recv().await.is_some_and(|push| push.kind != PushKind::Disconnection) {}
+async fn closed(pushes: &mut UnboundedReceiver<PushInfo>, bans: &Bans) {
+    while let Some(push) = pushes.recv().await
+        && push.kind != PushKind::Disconnection
+    {
+        bans.heard(&push);
+    }
 }
 
 /// Connects and proves, taking at most `connect_timeout` for each server.

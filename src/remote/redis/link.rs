@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ::redis::{RedisResult, Value};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{Sender, UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::sleep;
 
+use super::ban::{Ask, Bans};
 use super::batch::{Batch, Terms};
 use super::beat::Beat;
 use super::cluster::{Members, Shards, gather};
@@ -46,12 +47,20 @@ const QUIET: Duration = Duration::from_secs(60);
 pub(super) type Waiting = (Instant, Call);
 
 /// The way to a link.
-pub(in crate::remote) struct Feed(UnboundedSender<Waiting>);
+pub(in crate::remote) struct Feed {
+    calls: UnboundedSender<Waiting>,
+    bans: Sender<Ask>,
+}
 
 impl Feed {
     /// Queues a call. If the link has ended, so has the engine, and nobody waits for the answer.
     pub(in crate::remote) fn push(&self, at: Instant, call: Call) {
-        let _ = self.0.send((at, call));
+        let _ = self.calls.send((at, call));
+    }
+
+    /// Queues what is to be told of bans, if there is room: whoever must be heard will say it again.
+    pub(in crate::remote) fn ban(&self, ask: Ask) {
+        let _ = self.bans.try_send(ask);
     }
 }
 
@@ -62,6 +71,7 @@ pub(in crate::remote) struct Link {
     pub(super) gate: Arc<Gate>,
     pub(super) outbox: Arc<Outbox>,
     pub(super) beat: Beat,
+    pub(super) bans: Arc<Bans>,
     inbox: tokio::sync::Mutex<UnboundedReceiver<Waiting>>,
     log: Mutex<Log>,
 }
@@ -94,15 +104,21 @@ enum Reached {
 }
 
 impl Link {
-    /// A link that does nothing yet, and the way to feed it. `gateway` is what this host calls itself.
-    pub(in crate::remote) fn new(settings: Settings, gateway: u64, outbox: Arc<Outbox>) -> (Feed, Self) {
-        let (sender, inbox) = unbounded_channel();
+    /// A link that does nothing yet, and the way to feed it. `number` is its place among all, `gateway` is what this host calls itself.
+    pub(in crate::remote) fn new(
+        settings: Settings,
+        (number, gateway): (usize, u64),
+        outbox: Arc<Outbox>,
+    ) -> (Feed, Self) {
+        let (calls, inbox) = unbounded_channel();
         let gate = Arc::new(Gate::new(&settings.breaker));
         let name = settings.name.as_str().into();
         let inbox = tokio::sync::Mutex::new(inbox);
         let patience = settings.connect_timeout + settings.timeout;
         let beat = Beat::new(&settings.key_prefix, gateway, patience);
-        (Feed(sender), Self { settings, name, gate, outbox, beat, inbox, log: Mutex::default() })
+        let (asks, bans) = Bans::new(&settings, number, (outbox.clone(), gate.clone()));
+        let link = Self { settings, name, gate, outbox, beat, bans, inbox, log: Mutex::default() };
+        (Feed { calls, bans: asks }, link)
     }
 
     pub(in crate::remote) fn gate(&self) -> Arc<Gate> {
@@ -212,7 +228,10 @@ impl Link {
     async fn serve(&self, mut connection: Connection, inbox: &mut UnboundedReceiver<Waiting>) -> End {
         let mut flights = Flights::default();
         let (mut gulp, mut waiting) = (Vec::new(), VecDeque::new());
-        let beats = self.beat.clone().keep(connection.redis.clone(), self.gate.clone());
+        let kept = (
+            self.beat.clone().keep(connection.redis.clone(), self.gate.clone()),
+            self.bans.keep(connection.redis.clone()),
+        );
         // One for all batches: it is set anew only when it has gone off.
         let watchdog = sleep(self.overdue());
         tokio::pin!(watchdog);
@@ -230,7 +249,7 @@ impl Link {
                         break End::Broken(reason);
                     }
                 }
-                reason = connection.ended() => break End::Broken(reason.to_owned()),
+                reason = connection.ended(&self.bans) => break End::Broken(reason.to_owned()),
                 () = &mut watchdog => {
                     let since = flights.oldest().unwrap_or_else(Instant::now);
                     if since.elapsed() >= self.overdue() {
@@ -246,7 +265,7 @@ impl Link {
                 }
             }
         };
-        drop(beats);
+        drop(kept);
         waiting.into_iter().for_each(|(_, call)| self.answer(call.ticket, Err(Failure::Unavailable)));
         self.wind_up(flights, matches!(end, End::Closed)).await;
         end

@@ -4,6 +4,7 @@
 //! [`Settings`] describe one `redis NAME { … }`, a [`link`](self::link) task keeps one connection to it, and a
 //! [`Gate`] tells the event loop, without a lock, whether a request may wait for it at all.
 
+pub mod ban;
 mod batch;
 mod beat;
 mod certificate;
@@ -150,6 +151,10 @@ pub enum LinkEvent {
     Connected { name: Arc<str> },
     /// Values under our keys that were not ours; they were taken for absent.
     Foreign { name: Arc<str>, values: u64 },
+    /// Bans made elsewhere are found by looking now and then, and not heard of at once.
+    Deaf { name: Arc<str>, reason: String },
+    /// Bans are not shared: what Redis said to that. Once until it does not any more.
+    Bans { name: Arc<str>, reason: String },
     /// The code of this link failed (a bug); it was started again.
     Fault { name: Arc<str>, reason: String },
 }

@@ -18,7 +18,11 @@ const GCRA_SOURCE: &str = include_str!("gcra.lua");
 pub(super) static BEAT: LazyLock<Script> = LazyLock::new(|| Script::new(BEAT_SOURCE));
 const BEAT_SOURCE: &str = include_str!("beat.lua");
 
-const SOURCES: [&str; 3] = [GCRA_SOURCE, LIMIT_SOURCE, BEAT_SOURCE];
+/// Counts hits, and keeps the list of bans.
+pub(super) static BAN: LazyLock<Script> = LazyLock::new(|| Script::new(BAN_SOURCE));
+const BAN_SOURCE: &str = include_str!("ban/ban.lua");
+
+const SOURCES: [&str; 4] = [GCRA_SOURCE, LIMIT_SOURCE, BEAT_SOURCE, BAN_SOURCE];
 
 /// EVALSHA and the name of the script for batches that are `plain`, or for all.
 pub(super) fn call(command: &mut Cmd, plain: bool) -> &mut Cmd {

@@ -34,6 +34,8 @@ pub struct Settings {
     /// The deadline of one decision. An answer that takes longer is not counted as a sign of health.
     pub timeout: Duration,
     pub breaker: Breaker,
+    /// Whether bans are shared through it.
+    pub bans: bool,
 }
 
 /// How `servers` are to be understood.
@@ -127,6 +129,7 @@ impl Settings {
             connect_timeout: Duration::from_secs(1),
             timeout: Duration::from_millis(50),
             breaker: Breaker { failures: 5, open: Duration::from_secs(1) },
+            bans: false,
         }
     }
 

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use super::Ask;
 use super::packed::Until;
-use super::table::Slot;
 use crate::policy::Millis;
 use crate::policy::limit::{Decision, Rule};
+use crate::shared::table::Slot;
 
 /// Words of a window's slot, after those of its state.
 pub const WORDS: usize = 1;

@@ -17,9 +17,9 @@
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use super::packed::Until;
-use super::table::Slot;
 use crate::policy::Millis;
 use crate::policy::limit::{Former, Pace};
+use crate::shared::table::Slot;
 
 /// Words of a lease.
 pub const WORDS: usize = 3;

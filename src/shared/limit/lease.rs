@@ -3,10 +3,10 @@
 use std::sync::atomic::Ordering::SeqCst;
 
 use super::grant::{Grant, Granted, Lease};
-use super::table::Slot;
 use super::{LimitZone, stands};
 use crate::policy::Millis;
 use crate::policy::limit::{Decision, KeyHash, Now, Rule, Tat};
+use crate::shared::table::Slot;
 
 /// How often a key's slot is looked for before the request goes without a lease.
 const ATTEMPTS: usize = 4;

@@ -15,13 +15,12 @@ mod lease;
 mod packed;
 mod plain;
 mod sliding;
-mod table;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 pub use self::count::Pressure;
-use self::table::{Slot, Table, Words};
 use super::cell::{Region, RegionError, shared_struct};
+use super::table::{Slot, Table, Words};
 use crate::policy::Millis;
 use crate::policy::limit::{Algorithm, Decision, KeyHash, Now, Rule, Tat};
 
@@ -107,9 +106,6 @@ struct Ask<'a> {
     cost: u64,
 }
 
-/// The slot was given to another key in the middle of a decision.
-struct Moved;
-
 impl LimitZone {
     /// Smallest region in bytes, for any shape.
     pub const MIN_SIZE: usize =
@@ -152,7 +148,7 @@ impl LimitZone {
         if region.len() < Self::MIN_SIZE {
             return Err(LayoutError::TooSmall(region.len()));
         }
-        let table = Table::new(region, size_of::<Header>(), shape.words())?;
+        let table = Table::new(region, size_of::<Header>()..region.len(), shape.words())?;
         Ok(Self { header: region.get(0)?, table, shape })
     }
 

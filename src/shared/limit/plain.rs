@@ -2,10 +2,11 @@
 
 use std::sync::atomic::{Ordering::Relaxed, Ordering::SeqCst};
 
+use super::Ask;
 use super::packed::Packed;
-use super::table::Slot;
-use super::{Ask, Moved};
 use crate::policy::limit::{Bucket, Decision, FixedWindow, Gcra, Now};
+use crate::shared::table::Moved;
+use crate::shared::table::Slot;
 
 /// Words of a fixed window's slot besides key and `until`: its count.
 pub const WORDS: usize = 1;

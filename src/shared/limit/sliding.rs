@@ -7,10 +7,11 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
+use super::Ask;
 use super::packed::Packed;
-use super::table::Slot;
-use super::{Ask, Moved};
 use crate::policy::limit::{Bucket, Decision, Gcra, LIVE_BUCKETS, Now, Tat, Usage, Window};
+use crate::shared::table::Moved;
+use crate::shared::table::Slot;
 
 /// Words of a slot besides key and `until`: the TAT of the burst, then the ring.
 pub const WORDS: usize = 1 + LIVE_BUCKETS;

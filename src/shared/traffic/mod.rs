@@ -6,7 +6,9 @@
 //!
 //! Series are claimed while nobody else does so: by the master, when a cycle begins, or under the zone's mutex.
 
+mod carry;
 pub mod cells;
+mod plan;
 pub mod process;
 mod series;
 
@@ -16,6 +18,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 use super::cell::{Region, RegionError, shared_struct};
 use crate::policy::Millis;
 use cells::Cells;
+pub use plan::Plan;
 pub use process::{Presence, Process, down, up};
 pub use series::{Series, add, count};
 
@@ -81,44 +84,6 @@ const FORGOTTEN: Millis = 60_000;
 
 /// What a series is about: a hash that does not collide.
 pub type Key = [u64; 2];
-
-/// How a zone is to be laid out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Plan {
-    pub shards: usize,
-    pub processes: usize,
-    pub records: usize,
-    /// Words of one shard, for all series together.
-    pub words: usize,
-}
-
-impl Plan {
-    fn gauges(&self) -> usize {
-        self.records.next_multiple_of(LINE)
-    }
-
-    fn process_size(&self) -> usize {
-        size_of::<Process>().saturating_add(self.gauges().saturating_mul(8))
-    }
-
-    fn records_at(&self) -> usize {
-        HEADER.saturating_add(self.processes.saturating_mul(self.process_size()))
-    }
-
-    fn cells_at(&self) -> usize {
-        self.records_at().saturating_add(self.records.saturating_mul(RECORD))
-    }
-
-    fn shard_size(&self) -> usize {
-        self.words.next_multiple_of(LINE).saturating_mul(8)
-    }
-
-    /// Bytes of a zone that is laid out so.
-    #[must_use]
-    pub fn size(&self) -> usize {
-        self.cells_at().saturating_add(self.shard_size().saturating_mul(self.shards.saturating_add(1)))
-    }
-}
 
 /// Why memory is not a zone of ours.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -249,6 +214,24 @@ impl Store {
         self.series(number, record).ok()
     }
 
+    /// Subjects of this kind come and go faster than they are forgotten: if there is no room for another one, forgets those
+    /// that have gone and for whom nobody counts any more, as processes that are `alive` say. Only under the zone's mutex.
+    pub fn make_room<T: Cells>(&self, mono: Millis, alive: impl Fn(u64) -> bool) {
+        let given = self.header.given.load(SeqCst) as usize;
+        let fresh = self.record(self.header.claimed.load(SeqCst) as usize).is_some();
+        if fresh && given + T::WORDS <= self.plan.words {
+            return;
+        }
+        let gone = self
+            .records()
+            .filter(|(_, record)| record.kind.load(Relaxed) == T::KIND && record.left.load(SeqCst) != 0);
+        for (number, record) in gone {
+            if self.gauge(number, &alive) == 0 {
+                record.left.store(mono.saturating_sub(FORGOTTEN + 1).max(1), SeqCst);
+            }
+        }
+    }
+
     /// A record of this kind that no cycle has used for long, or whose subject went a while ago, cleared; or a fresh one.
     fn take<T: Cells>(&self, now: u64, mono: Millis) -> Result<(usize, &'static Record), Full> {
         let gone = |record: &Record| match record.left.load(SeqCst) {
@@ -345,53 +328,6 @@ impl Store {
         let living = self.processes().filter(|place| matches!(place.pid(), pid if pid != 0 && alive(pid)));
         living.filter_map(|place| place.gauge(series)).map(|cell| cell.load(Relaxed)).sum()
     }
-
-    /// Carries over what the zone of another size that this one replaces has counted. Only the master, right after
-    /// `create`. Returns how many series found no room.
-    pub fn copy_from(&self, old: &Self) -> usize {
-        let now = old.generation();
-        self.header.generation.store(now, SeqCst);
-        for (to, from) in self.header.entered.iter().zip(&old.header.entered) {
-            to.store(from.load(SeqCst), SeqCst);
-        }
-        let used = |record: &Record| match record.used.load(SeqCst) {
-            0 => false,
-            used => now.saturating_sub(used) <= 2,
-        };
-        old.records().filter(|(_, record)| used(record)).filter(|(_, record)| !self.copy(old, record)).count()
-    }
-
-    fn copy(&self, old: &Self, from: &Record) -> bool {
-        match from.kind.load(Relaxed) {
-            cells::Zone::KIND => self.copy_as::<cells::Zone>(old, from),
-            cells::Http::KIND => self.copy_as::<cells::Http>(old, from),
-            cells::Peer::KIND => self.copy_as::<cells::Peer>(old, from),
-            cells::Cache::KIND => self.copy_as::<cells::Cache>(old, from),
-            cells::CoreLimit::KIND => self.copy_as::<cells::CoreLimit>(old, from),
-            cells::RateLimit::KIND => self.copy_as::<cells::RateLimit>(old, from),
-            cells::Host::KIND => self.copy_as::<cells::Host>(old, from),
-            cells::Group::KIND => self.copy_as::<cells::Group>(old, from),
-            cells::Probes::KIND => self.copy_as::<cells::Probes>(old, from),
-            _ => false,
-        }
-    }
-
-    /// All shards' counts become the first shard's.
-    fn copy_as<T: Cells>(&self, old: &Self, from: &Record) -> bool {
-        let key = [from.key[0].load(SeqCst), from.key[1].load(SeqCst)];
-        let Some((number, record)) = old.records().find(|(_, record)| std::ptr::eq(*record, from)) else {
-            return false;
-        };
-        let (Ok(source), Ok(target)) = (old.series::<T>(number, record), self.claim::<T>(key, 0)) else {
-            return false;
-        };
-        target.record.used.store(from.used.load(SeqCst), SeqCst);
-        for (to, from) in target.record.names.iter().zip(&from.names) {
-            to.store(from.load(SeqCst), SeqCst);
-        }
-        target.absorb(&source);
-        true
-    }
 }
 
 impl Record {
@@ -399,24 +335,6 @@ impl Record {
         self.used.load(Acquire) != 0
             && self.key[0].load(SeqCst) == key[0]
             && self.key[1].load(SeqCst) == key[1]
-    }
-}
-
-impl<T: Cells> Series<T> {
-    fn absorb(&self, old: &Self) {
-        let Some(first) = self.words.first() else { return };
-        for at in 0..T::WORDS {
-            let cells = || old.words.iter().filter_map(|words| words.get(at)).map(|cell| cell.load(Relaxed));
-            // Of states, the greatest: it is the only one, or the latest time.
-            let value = if at < T::COUNTERS {
-                cells().fold(0u64, u64::wrapping_add)
-            } else {
-                cells().max().unwrap_or(0)
-            };
-            for (to, value) in [(first.get(at), value), (self.offs.get(at), old.offs[at].load(Relaxed))] {
-                to.into_iter().for_each(|to| to.store(value, Relaxed));
-            }
-        }
     }
 }
 

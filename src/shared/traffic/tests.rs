@@ -1,3 +1,5 @@
+//! The zone of counters: keys, shards, resets, processes, and other sizes.
+
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::cells::{Group, Host, Http, Peer, Zone};
@@ -239,4 +241,24 @@ fn what_is_no_zone_of_ours_is_refused() {
     assert!(matches!(Store::adopt(region).unwrap_err(), LayoutError::Size { .. }));
     store.header.layout.store(LAYOUT + 1, Relaxed);
     assert_eq!(Store::adopt(region).unwrap_err(), LayoutError::Version(LAYOUT + 1));
+}
+
+#[test]
+fn room_is_made_in_place_of_those_that_have_gone() {
+    const NOW: u64 = 1_000_000;
+    let plan = Plan { shards: 1, processes: 2, records: 2, words: 2 * Peer::WORDS };
+    let store = Store::create(Region::on_heap(plan.size()), plan).unwrap();
+    store.begin_cycle();
+    let [first, second] = [1, 2].map(|n| store.claim::<Peer>([n, n], NOW).unwrap());
+    first.leave(NOW);
+    assert!(store.claim::<Peer>([3, 3], NOW).is_err());
+    store.make_room::<Peer>(NOW, |_| true);
+    assert!(store.claim::<Peer>([3, 3], NOW).is_ok());
+    assert!(store.find::<Peer>([1, 1]).is_none() && store.find::<Peer>([2, 2]).is_some());
+    // One that serves still counts.
+    let presence = store.seat(7, (0, 1), |_| true).unwrap();
+    presence.gauge(second.number).unwrap().store(1, Relaxed);
+    second.leave(NOW);
+    store.make_room::<Peer>(NOW, |_| true);
+    assert!(store.claim::<Peer>([4, 4], NOW).is_err());
 }

@@ -2,6 +2,7 @@
 
 mod servers;
 mod status;
+mod write;
 
 use super::{Call, Outcome};
 use crate::nginx::traffic::{reset, snapshot};

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::super::{Answer, Call, Outcome};
+use super::write;
 use crate::nginx::traffic::snapshot::{Group, Peer};
 use crate::policy::Millis;
 use crate::policy::api::{Failure, Method};
@@ -56,13 +57,16 @@ pub fn route(call: &Call, group: &Group, path: &[&[u8]]) -> Outcome {
     match path {
         [] => match call.method {
             Method::Get => Answer::document(200, &list(group)),
-            _ => Err(Failure::method("GET, HEAD")),
+            Method::Post => write::post(call, &group.name),
+            _ => Err(Failure::method("GET, HEAD, POST")),
         },
         [id, ..] => {
             let server = find(group, id)?;
             match call.method {
                 Method::Get => Answer::document(200, &Server::from(server)),
-                _ => Err(Failure::method("GET, HEAD")),
+                Method::Patch => write::patch(call, &group.name, server.id),
+                Method::Delete => write::delete(call, &group.name, server.id),
+                _ => Err(Failure::method("GET, HEAD, PATCH, DELETE")),
             }
         }
     }

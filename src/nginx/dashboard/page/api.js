@@ -55,8 +55,9 @@ async function askWritable() {
 }
 
 async function readAll() {
-  if (!offered || rounds % 30 === 0) offered = await directory();
-  if (rounds === 0) await askWritable();
+  const back = !offered;
+  if (back || rounds % 30 === 0) offered = await directory();
+  if (back) await askWritable();
   const due = Object.keys(FEEDS).filter((path) => offered.has(path) && (rounds % FEEDS[path] === 0 || !world[path]));
   const read = await Promise.all(due.map((path) => call('GET', path).catch((error) => {
     if (error instanceof Refused && error.status === 404) return null;
@@ -80,12 +81,11 @@ async function round() {
     await readAll();
     if (world.nginx && at(world.nginx.timestamp)) skew = at(world.nginx.timestamp) - Date.now();
     Object.assign(link, { state: 'live', time: now(), status: 200 });
-    show();
   } catch (error) {
-    Object.assign(link, { state: error instanceof Refused && [401, 403].includes(error.status) ? 'denied' : 'away', status: error.status || 0, error: error.name });
-    if (!(error instanceof Refused || error.name === 'TypeError' || error.name === 'TimeoutError' || error.name === 'AbortError' || error.name === 'SyntaxError')) console.error(error);
+    Object.assign(link, { state: [401, 403].includes(error.status) ? 'denied' : 'away', status: error.status || 0, error: error.name });
     offered = null;
   }
+  if (link.state === 'live') show();
   showLink();
   reading = false;
   // A page that is heavy to read or to show asks less often.

@@ -117,7 +117,7 @@ const inTime = (tag = 'span') => clock(tag, (s) => (s <= 0.5 ? 'now' : 'in ' + s
 
 // Words that may say "again in 12 s": that number goes on counting down from when the words were read.
 function countdown(node, words) {
-  const found = /\bagain in (\d+) s\b/.exec(words);
+  const found = /\bagain in (\d+(?:\.\d+)?) s\b/.exec(words);
   const until = found ? now() + found[1] * 1000 : NaN;
   // The API rounds: a deadline that moved by less than two seconds is the same one.
   if (!(Math.abs(node.when - until) < 2000)) node.when = until;

@@ -14,9 +14,10 @@ class History {
   }
 
   // Takes the counters as they are now. One that has gone back was reset: what was before is forgotten.
-  add(counters, time) {
+  add(all, time) {
+    const counters = Object.fromEntries(Object.keys(this.values).map((name) => [name, Number(all[name]) || 0]));
     const slot = Math.floor(time / STEP);
-    if (Object.keys(this.values).some((name) => counters[name] < this.now[name]) || slot - this.slot > SLOTS) {
+    if (Object.keys(counters).some((name) => counters[name] < this.now[name]) || slot - this.slot > SLOTS) {
       this.times.fill(0);
       this.slot = -1;
     }
@@ -26,7 +27,7 @@ class History {
     if (this.slot >= 0) for (let gone = this.slot + 1; gone < slot; gone++) this.times[gone % SLOTS] = 0;
     this.slot = slot;
     this.times[slot % SLOTS] = time;
-    for (const name in this.values) this.values[name][slot % SLOTS] = counters[name] || 0;
+    for (const name in this.values) this.values[name][slot % SLOTS] = counters[name];
   }
 
   // Index of the oldest sample of the last `slots`.
@@ -74,7 +75,7 @@ function forgetOld(time) {
 // Histograms of latency every thirty seconds, so that a percentile speaks of the last minutes and not of all time.
 const histograms = new Map();
 function percentile(key, hist, part, time) {
-  if (!hist || !hist.count) return null;
+  if (!isObject(hist) || !hist.count || !isObject(hist.buckets)) return null;
   const bounds = Object.keys(hist.buckets).map((b) => (b === 'inf' ? Infinity : Number(b))).sort((a, b) => a - b);
   const counts = bounds.map((b) => hist.buckets[b === Infinity ? 'inf' : b]);
   const kept = histograms.get(key) || [];

@@ -10,19 +10,20 @@ const matches = (text, words) => !words.length || words.every((word) => text.toL
 function show() {
   const time = Date.now();
   const words = wanted();
-  const upstreams = readUpstreams(world, time);
-  const problems = readProblems(world, upstreams, time);
-  showTiles(upstreams, problems, time);
-  showProblems(problems, words);
-  showUpstreams(upstreams, words);
-  showLimits(words, time);
-  showBreakers(words);
-  showBans(words);
-  showZones(words, time);
-  showEvents();
-  showNav();
-  showTitle(problems);
-  forgetOld(time);
+  let [upstreams, problems] = [[], []];
+  const parts = [
+    () => (upstreams = readUpstreams(world, time)), () => showLimits(words, time), () => (problems = readProblems(world, upstreams, time)),
+    () => showTiles(upstreams, problems, time), () => showProblems(problems, words), () => showUpstreams(upstreams, words), () => showBreakers(words),
+    () => showBans(words), () => showZones(words, time), showEvents, showNav, () => showTitle(problems), () => forgetOld(time),
+  ];
+  // A document that nobody expected costs its own part of the page, not the others.
+  for (const part of parts) {
+    try {
+      part();
+    } catch (error) {
+      console.error(error);
+    }
+  }
   put($('main'), 'aria-busy', 'false');
 }
 

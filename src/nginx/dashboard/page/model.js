@@ -5,6 +5,7 @@ const state = (shape, level, word) => ({ shape, level, word });
 const STATES = {
   up: state('up', 0, 'up'),
   warming: state('warming', 1, 'warming up'),
+  full: state('warming', 1, 'full'),
   draining: state('draining', 'off', 'draining'),
   down: state('down', 'off', 'down'),
   degraded: state('degraded', 2, 'degraded'),
@@ -23,11 +24,18 @@ const unknown = (word) => state('unknown', 2, String(word));
 const named = (table, name) => (Object.hasOwn(table, name) ? table[name] : unknown(name));
 const weigh = (level) => (level === 'off' ? 0 : level);
 const list = (value) => (Array.isArray(value) ? value : value ? [value] : []).map(String);
-const entries = (map) => (map && typeof map === 'object' && !Array.isArray(map) ? Object.entries(map) : []);
+const isObject = (value) => Boolean(value) && typeof value === 'object' && !Array.isArray(value);
+const entries = (map) => (isObject(map) ? Object.entries(map).filter(([, value]) => isObject(value)) : []);
 
-// Whether a breaker lets nothing through, by itself or by hand.
-const isOpen = (breaker) => Boolean(breaker) && (breaker.state === 'open' || breaker.state === 'forced_open');
-const isClosed = (breaker) => !breaker || breaker.state === 'closed' || breaker.state === 'forced_closed';
+// Whether a breaker lets nothing through, by itself or by hand. One in a dry run only says what it would do.
+const isDry = (breaker) => breaker.dry_run || Boolean(breaker.override && breaker.override.state === 'dry_run');
+const isOpen = (breaker) => Boolean(breaker) && !isDry(breaker) && (breaker.state === 'open' || breaker.state === 'forced_open');
+const isClosed = (breaker) => !breaker || isDry(breaker) || breaker.state === 'closed' || breaker.state === 'forced_closed';
+const heldWord = ({ state }) => (state === 'dry_run' ? 'in a dry run' : 'held ' + state);
+function breakerState(breaker) {
+  const shown = named(BREAKERS, breaker.state);
+  return isDry(breaker) && breaker.state !== 'closed' ? { ...shown, level: 1, word: 'would be ' + shown.word } : shown;
+}
 
 // The breaker of a server, by its id.
 function breakerOf(peer, breakers) {
@@ -39,21 +47,26 @@ function breakerOf(peer, breakers) {
 function peerState(peer, breaker) {
   if (peer.state !== 'up') return named(STATES, peer.state);
   if (isOpen(breaker)) return STATES.open;
-  if (breaker && breaker.state === 'half_open') return STATES.half_open;
+  if (!isClosed(breaker) && breaker.state === 'half_open') return STATES.half_open;
   if (peer.degraded) return STATES.degraded;
-  if (peer.warming) return STATES.warming;
+  if (list(peer.because).length) return list(peer.because).some((why) => why.endsWith('warms up')) ? STATES.warming : STATES.full;
   return STATES.up;
 }
 
-// Why a server takes no traffic, or less, in words. The API's own words where it has some.
-function peerWords(peer, breaker, shown) {
-  const because = list(peer.because);
-  if (because.length) return because.join('; ');
-  if (shown === STATES.open && breaker) return breakerWords(breaker);
-  if (shown === STATES.half_open && breaker) return breaker.reason || 'tests whether it works again';
-  return '';
+// Why a server takes no traffic, or less, in words: the API's own, and what the event log has of it.
+function peerWords(upstream, peer, breaker, shown) {
+  const because = list(peer.because).join('; ') || (shown === STATES.open ? breakerWords(breaker) : '');
+  const told = shown === STATES.open ? toldOf('breaker', upstream, peer, 'open').replace(/^.* s: /, '').replace(/, last \w+$/, '') : toldOf('health', upstream, peer, shown.word);
+  return (because + (told && because ? ` (${told})` : told)).replace(/\b(\d{3,})(?:\.\d+)? s\b/g, (_, seconds) => span(seconds));
+}
+// The text of the newest event of a kind of a server, if with that it became what it is.
+function toldOf(kind, upstream, peer, state) {
+  const last = log.events.find((event) => event.kind === kind && event.upstream === upstream && event.peer === peer.server);
+  return last && last.to === state && state !== 'up' ? String(last.text) : '';
 }
 function breakerWords(breaker) {
+  const held = breaker.override;
+  if (held) return [held.by && 'by ' + held.by, held.reason].filter(Boolean).join(': ');
   const next = isOpen(breaker) && breaker.retry_after > 0 ? `tests again in ${breaker.retry_after} s` : '';
   return [breaker.reason, next].filter(Boolean).join(', ');
 }
@@ -74,7 +87,7 @@ function readUpstreams(world, time) {
     return upstream;
   });
 }
-const list_of = (value) => (Array.isArray(value) ? value : []);
+const list_of = (value) => (Array.isArray(value) ? value.filter(isObject) : []);
 
 function readPeer(upstream, peer, breakers, time) {
   const breaker = breakerOf(peer, breakers);
@@ -83,7 +96,7 @@ function readPeer(upstream, peer, breakers, time) {
   const counters = { requests: peer.requests, '4xx': answers['4xx'], '5xx': answers['5xx'], total: answers.total };
   return {
     key: upstream + '\n' + peer.id, upstream, peer, breaker, state: shown,
-    words: peerWords(peer, breaker, shown),
+    words: peerWords(upstream, peer, breaker, shown),
     serves: peer.state === 'up' && !isOpen(breaker),
     past: history('peer\n' + upstream + '\n' + peer.id, counters, time),
   };
@@ -110,20 +123,20 @@ function readProblems(world, upstreams, time) {
     if (!isClosed(breaker)) addBreaker(add, name, breaker, href);
     for (const p of upstream.peers) {
       if (weigh(p.state.level) < 2) continue;
-      add(p.state.level, p.state.shape, p.key, p.peer.server, `${p.serves ? p.state.word : 'takes no traffic'}: ${p.words || p.state.word}`, { href, within: name, since: at(p.peer.downstart) || at(p.breaker && p.breaker.changed), peer: p });
+      add(p.state.level, p.state.shape, p.key, p.peer.server, p.words || p.state.word, { href, within: name, since: at(p.peer.downstart) || at(p.breaker && p.breaker.changed), peer: p });
     }
   }
   for (const [name, breaker] of entries(world['http/circuit_breakers'])) {
     if (!upstreams.some((u) => u.name === name) && breaker.state && !isClosed(breaker)) addBreaker(add, name, breaker, '#breakers');
     for (const [whose, b] of [[name, breaker], ...entries(breaker.peers).map(([, b]) => [name + ' ' + b.server, b])]) {
-      if (b.override && !b.override.until) add(2, 'note', 'o\n' + whose, whose, `breaker is held ${String(b.override.state).replace('_', ' ')} with no end${b.override.reason ? ': ' + b.override.reason : ''}`, { href: '#breakers' });
+      if (b.override && !b.override.until) add(2, 'note', 'o\n' + whose, whose, `its breaker is ${heldWord(b.override)}, with no end; ${breakerWords(b)}`, { href: '#breakers' });
     }
   }
   limitProblems(add, world, time);
   return found.sort((a, b) => Boolean(b.grave) - Boolean(a.grave) || b.level - a.level);
 }
 function addBreaker(add, name, breaker, href) {
-  const shown = named(BREAKERS, breaker.state);
+  const shown = breakerState(breaker);
   add(shown.level, shown.shape, 'b\n' + name, name.replace(/^route:/, 'route '), `circuit breaker ${shown.word}: ${breakerWords(breaker)}`, { href, since: at(breaker.changed), grave: isOpen(breaker) });
 }
 function limitProblems(add, world, time) {

@@ -60,23 +60,24 @@ function breakerRow({ name, id, peer }) {
   const held = el('span', { class: 'chip' });
   const [window, why, refused] = [el('span', { role: 'cell', class: 'quiet' }), el('span', { class: 'words' }), el('span', { class: 'n', role: 'cell' })];
   const since = ago();
-  const act = actionButton('Actions for the breaker of ' + (peer || name), () => breakerActions(name, id, peer, named(BREAKERS, node.item.breaker.state)));
+  const act = actionButton('Actions for the breaker of ' + (peer || name), () => breakerActions(name, id, peer, breakerState(node.item.breaker)));
   const node = el('div', { class: 'breaker', role: 'row' }, el('span', { class: 'st', role: 'cell' }, shown), el('span', { role: 'cell' }, el('bdi', {}, (peer ? `${peer} in ${name}` : name).replace(/^route:/, 'route ')), ' ', held), window, el('span', { role: 'cell' }, why, el('span', { class: 'quiet' }, since)), refused, el('span', { class: 'act', role: 'cell' }, act));
   node.update = (item) => {
     node.item = item;
     const { breaker } = item;
-    shown.show(named(BREAKERS, breaker.state));
+    shown.show(breakerState(breaker));
     const over = breaker.override;
-    held.hidden = !over;
+    held.hidden = !over && !breaker.dry_run;
+    put(held, 'data-level', 1);
+    say(held, 'dry run');
     if (over) {
       put(held, 'data-level', over.until ? 1 : 2);
-      say(held, `held ${String(over.state).replace('_', ' ')}` + (over.until ? ` for ${span((at(over.until) - now()) / 1000)}` : ', no end'));
-      put(held, 'title', over.reason);
+      say(held, heldWord(over) + (over.until ? ` for ${span((at(over.until) - now()) / 1000)}` : ', no end'));
     }
     const { seconds, calls, failures, slow } = breaker.window || {};
     say(window, seconds === undefined ? '' : `${int(failures)} failed${slow ? `, ${int(slow)} slow` : ''}${calls ? ` of ${int(calls)}` : ''} in ${int(seconds)} s${trips(breaker.trips_at)}`);
-    countdown(why, breaker.state === 'closed' ? '' : breakerWords(breaker));
-    since.show(breaker.state === 'closed' ? NaN : at(breaker.changed));
+    countdown(why, breaker.state === 'closed' && !over ? '' : breakerWords(breaker));
+    since.show(over ? at(over.since) : breaker.state === 'closed' ? NaN : at(breaker.changed));
     const { rejected = 0 } = breaker.counters || {};
     dim(refused, int(rejected));
   };
@@ -84,14 +85,13 @@ function breakerRow({ name, id, peer }) {
 }
 const RULES = { failures: ' failures', consecutive: ' failures in a row', failure_rate: ' % failed', slow_rate: ' % slow' };
 function trips(limits) {
-  const parts = entries(limits).filter(([name, value]) => value && RULES[name]).map(([name, value]) => value + RULES[name]);
+  const parts = Object.entries(limits || {}).filter(([name, value]) => value && RULES[name]).map(([name, value]) => value + RULES[name]);
   return parts.length ? '; opens at ' + parts.join(' or ') : '';
 }
 
 // Bans, a list for each zone.
 function bansOf(zone) {
-  const bans = zone && (zone.bans || zone.keys || zone);
-  return (Array.isArray(bans) ? bans : entries(bans).filter(([, ban]) => ban && typeof ban === 'object').map(([key, ban]) => ({ key, ...ban })));
+  return Array.isArray(zone.bans) ? list_of(zone.bans) : entries(zone.bans || zone).map(([key, ban]) => ({ key, ...ban }));
 }
 function showBans(words) {
   const zones = entries(world['http/bans']);

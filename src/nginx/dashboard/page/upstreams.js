@@ -33,7 +33,7 @@ function upstreamCard({ upstream: { name } }) {
   const rows = el('div', { role: 'table', 'aria-label': 'Servers of ' + name }, names);
   rows.pinned = names;
   const foot = el('p', { class: 'more' }, more);
-  const act = actionButton('Actions for the breaker of ' + name, () => breakerActions(name, '', '', named(BREAKERS, node.item.upstream.breaker.state)));
+  const act = actionButton('Actions for the breaker of ' + name, () => breakerActions(name, '', '', breakerState(node.item.upstream.breaker)));
   const node = el('article', { class: 'card upstream', id: 'u-' + encodeURIComponent(name), tabindex: -1 },
     el('div', { class: 'head' }, verdict, el('h3', {}, name), breaker, panic, el('div', { class: 'facts' }, meter, ...all), act), rows, foot);
 
@@ -47,7 +47,7 @@ function upstreamCard({ upstream: { name } }) {
     verdict.show(upstream.verdict);
     panic.hidden = !upstream.group.panic;
     breaker.hidden = act.hidden = !upstream.breaker;
-    if (upstream.breaker) breaker.show({ ...named(BREAKERS, upstream.breaker.state), word: 'breaker ' + named(BREAKERS, upstream.breaker.state).word });
+    if (upstream.breaker) breaker.show({ ...breakerState(upstream.breaker), word: 'breaker ' + breakerState(upstream.breaker).word });
     say(serving, `${upstream.serving} of ${upstream.peers.length}`);
     put(serving, 'title', 'servers that take traffic');
     const sum = (name, slots) => upstream.peers.reduce((sum, p) => sum + (slots ? p.past.grown(name) : p.past.rate(name) || 0), 0);

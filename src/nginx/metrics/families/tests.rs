@@ -17,7 +17,7 @@ use crate::shared::upstream::Fill;
 fn breaker() -> Breaker {
     let (settings, shared) = (Settings::default(), Shared::default());
     let (view, details) = (shared.view(&settings, 0), shared.details(0));
-    Breaker { settings, state: view.name(), view, details, retry_after: 0 }
+    Breaker { about: String::new(), settings, state: view.name(), view, details, retry_after: 0 }
 }
 
 fn peer(server: &str, backup: bool, state: State) -> Peer {

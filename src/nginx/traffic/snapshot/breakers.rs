@@ -7,7 +7,14 @@ use crate::nginx::conf::MainConf;
 pub fn of(gate: &Gate) -> Breaker {
     let (settings, view, retry_after) = gate.shown();
     let details = gate.details();
-    Breaker { settings: *settings, state: view.name(), view, details, retry_after }
+    Breaker {
+        about: gate.name().to_owned(),
+        settings: *settings,
+        state: view.name(),
+        view,
+        details,
+        retry_after,
+    }
 }
 
 /// Those of routes.

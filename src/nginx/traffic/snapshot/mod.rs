@@ -324,6 +324,8 @@ pub struct RateLimit {
 /// A circuit breaker.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Breaker {
+    /// What logs call it.
+    pub about: String,
     pub settings: Settings,
     pub view: View,
     pub details: Detailed,

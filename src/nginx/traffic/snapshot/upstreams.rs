@@ -13,7 +13,7 @@ use super::{Group, HealthChecks, Histogram, Peer, breakers, probes};
 use crate::nginx::conf::MainConf;
 use crate::nginx::health::{self, Member, Role, peers};
 use crate::nginx::sys::{PeersLock, now, zone_of};
-use crate::nginx::upstream;
+use crate::nginx::{membership, upstream};
 use crate::policy::balance::{Barred, FULL, Facts, Reasons, State, because, share};
 use crate::policy::breaker::{Forced, State as BreakerState};
 use crate::policy::health::Condition;
@@ -54,6 +54,7 @@ struct Raw {
 }
 
 fn of(conf: &MainConf, group: &upstream::Group) -> Group {
+    membership::catch_up(conf, group);
     group.traffic.refresh(conf, group);
     health::refresh(conf, group);
     peers_of::observe(conf, group);
@@ -136,7 +137,7 @@ fn peer(conf: &MainConf, group: &upstream::Group, its: &Server, member: Option<&
         slow_start: member.map_or(0, |member| member.tuning.slow_start),
         route: member.map_or(String::new(), |member| member.tuning.route().to_owned()),
         down: raw.down & 1 != 0,
-        drain: member.map_or(raw.down & health::DRAINING != 0, |member| member.tuning.drains()),
+        drain: raw.down & health::DRAINING != 0 || member.is_some_and(|member| member.tuning.drains()),
         requests: series.sum(|peer| &peer.requests),
         responses: responses(series, |peer| &peer.codes),
         header_time: average(series, |peer| &peer.header_time),
@@ -202,6 +203,7 @@ fn member_of<'m>(members: &'m [Rc<Member>], number: usize, its: &Server) -> Opti
 
 /// The state of each server of a group.
 pub fn states(conf: &MainConf, group: &upstream::Group) -> Vec<(&'static Series<cells::Peer>, State)> {
+    membership::catch_up(conf, group);
     group.traffic.refresh(conf, group);
     let servers = group.traffic.servers();
     let members = group.health.members();

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use super::super::ban::Ask;
 use super::super::beat::pause;
 use super::super::connect::Connection;
 use super::super::failure::{Failure, clean};
@@ -26,8 +27,11 @@ impl Shards<'_> {
         self.lines += 1;
         let (number, mut guarded, at) = (self.lines, connection, server.clone());
         let redis = guarded.redis.clone();
+        let bans = self.link.bans.clone();
         let guard = self.chores.spawn(async move {
-            guarded.ended().await;
+            // Each node passes on what is published at any: one of them lives.
+            bans.subscribe(&mut guarded.redis).await;
+            guarded.ended(&bans).await;
             Chore::Closed(at, number)
         });
         let (cancel, _) = watch::channel(());
@@ -49,6 +53,15 @@ impl Shards<'_> {
             }
             Chore::Beaten
         });
+    }
+
+    /// Something about bans, to whoever owns the zone's list.
+    pub(super) fn tell(&mut self, ask: Ask) {
+        let bans = self.link.bans.clone();
+        let owner = self.map.owner(slot(&bans.key(&ask))).and_then(|server| self.nodes.get(server));
+        let Some(line) = owner.and_then(Node::line) else { return bans.refuse(&ask) };
+        let redis = line.redis.clone();
+        self.chores.spawn(async move { Chore::Told(bans.ask(redis, &ask).await) });
     }
 
     /// A node is away: what waits for it is refused, the others go on.

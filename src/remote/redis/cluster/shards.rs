@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until};
 
 use super::super::Server;
+use super::super::ban::Health;
 use super::super::connect::Connection;
 use super::super::failure::{self, Failure};
 use super::super::link::{End, GULP, Link, Waiting, seats};
@@ -67,6 +68,8 @@ pub(super) enum Chore {
     Again(Vec<Item>),
     /// A heartbeat is over.
     Beaten,
+    /// Something about bans was told.
+    Told(Health),
 }
 
 /// What one parcel says about its node.
@@ -126,6 +129,7 @@ impl<'a> Shards<'a> {
                 }
                 () = sleep_until(self.search.due), if unsettled => self.search(),
                 () = sleep_until(self.pulse) => self.beat(),
+                Some(ask) = link.bans.next() => self.tell(ask),
                 count = inbox.recv_many(&mut waiting, GULP), if open => {
                     open = count > 0;
                     self.take(&mut waiting);
@@ -335,7 +339,8 @@ impl<'a> Shards<'a> {
     fn finish(&mut self, chore: Chore) {
         match chore {
             Chore::Again(items) => self.todo.extend(items),
-            Chore::Beaten => {}
+            Chore::Beaten | Chore::Told(Health::Well) => {}
+            Chore::Told(Health::Moved) => self.search.wanted = true,
             Chore::Closed(server, line) => {
                 let current =
                     self.nodes.get(&server).and_then(Node::line).is_some_and(|up| up.number == line);

@@ -13,10 +13,11 @@
 use std::hint::spin_loop;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
-use super::Moved;
+use std::ops::Range;
+
+use super::cell::{Region, RegionError};
 use crate::policy::Millis;
 use crate::policy::limit::{CLOCK_SLACK, KeyHash, Tat};
-use crate::shared::cell::{Region, RegionError};
 
 const GROUP: usize = 16;
 /// Never used; the group is empty from here on.
@@ -27,6 +28,9 @@ const BUSY: u64 = 1;
 const FREED: u64 = 2;
 /// How long to wait for a busy slot to get its key, which is a few stores away, before it counts as dead.
 const SPINS: usize = 100;
+
+/// The slot was given to another key in the middle of something.
+pub struct Moved;
 
 /// Words of a slot besides key and `until`.
 #[derive(Clone, Copy)]
@@ -89,10 +93,10 @@ struct Victim {
 }
 
 impl Table {
-    /// The table that fills `region` from byte `offset` on.
-    pub fn new(region: Region, offset: usize, words: Words) -> Result<Self, RegionError> {
-        let groups = region.len().saturating_sub(offset) / words.group_size();
-        Ok(Self { memory: region.slice(offset, groups * words.stride())?, words })
+    /// The table that fills these bytes of `region`.
+    pub fn new(region: Region, bytes: Range<usize>, words: Words) -> Result<Self, RegionError> {
+        let groups = bytes.end.saturating_sub(bytes.start) / words.group_size();
+        Ok(Self { memory: region.slice(bytes.start, groups * words.stride())?, words })
     }
 
     pub const fn slots(&self) -> usize {
@@ -158,7 +162,8 @@ impl Table {
         Group { memory: &self.memory[index * stride..][..stride], words: self.words }
     }
 
-    fn all(&self) -> impl Iterator<Item = Slot> + use<> {
+    /// Every slot, with a key or without.
+    pub fn all(&self) -> impl Iterator<Item = Slot> + use<> {
         let table = *self;
         (0..self.groups()).flat_map(move |index| table.group(index).slots())
     }
@@ -243,6 +248,11 @@ impl Victim {
 }
 
 impl Slot {
+    /// The key that has it now, if one does.
+    pub fn owner(&self) -> Option<u64> {
+        Some(self.key.load(SeqCst)).filter(|key| *key > FREED)
+    }
+
     /// A word of the state besides `until`.
     pub fn word(&self, index: usize) -> &'static AtomicU64 {
         &self.state[index]

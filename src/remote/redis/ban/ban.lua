@@ -1,0 +1,159 @@
+-- Bans of one zone, shared by all gateways.
+--
+-- KEYS   list     sorted set: hash of each key that is banned, and when that ends
+--        version  changes with the list
+--        state    of one key: "END SINCE LEVEL CAUSE LIFTED"
+--        hits     of one key under one rule: "AT:COUNT AT:COUNT ..."
+-- ARGV   what, channel, zone, hash; then, all times in milliseconds:
+--   hit  count, window, granule, duration, max_duration, cause, highest level, then how long ago each hit was
+--   ban  left, ago (its beginning), level, cause, 1 to set aside what is in force, how long to remember it after
+--   lift ago, left
+--   list known version, first, last (positions)
+--
+-- Replies: {0} nothing is in force; {1, left, ago, level, cause} that is; {2, ago} it was lifted;
+-- of a list {version, 1 if it is another than the known one, members on this page, then for each that is
+-- in force hash, left, ago, level, cause}.
+
+local list, version, state, hits = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local what, channel, zone, hash = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local function arg(n) return tonumber(ARGV[4 + n]) end
+
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local micros = clock[1] * 1000000 + clock[2]
+local RING = 32
+
+local function whole(n) return string.format('%.0f', n) end
+
+-- A value that is not ours is taken for absent.
+local function parse(text)
+  local a, b, c, d, e = string.match(text or '', '^(%d+) (%d+) (%d+) (%d+) (%d+)$')
+  if not a or #text > 80 then return { ends = 0, since = 0, level = 0, cause = 1, lifted = 0 } end
+  return { ends = tonumber(a), since = tonumber(b), level = tonumber(c), cause = tonumber(d), lifted = tonumber(e) }
+end
+
+local function told(ban) return { 1, ban.ends - now, math.max(now - ban.since, 0), ban.level, ban.cause } end
+
+local function keep(ban, life)
+  local text = table.concat({ whole(ban.ends), whole(ban.since), whole(ban.level), whole(ban.cause), whole(ban.lifted) }, ' ')
+  redis.call('SET', state, text, 'PX', whole(math.max(life, 1)))
+end
+
+-- The list has changed: it lives as long as its last ban.
+local function changed()
+  redis.call('ZREMRANGEBYSCORE', list, '-inf', whole(now))
+  local last = redis.call('ZRANGE', list, 0, 0, 'REV', 'WITHSCORES')
+  local ends = tonumber(last[2] or now)
+  if last[2] then redis.call('PEXPIREAT', list, whole(ends + 1000)) end
+  redis.call('SET', version, whole(micros), 'PX', whole(ends - now + 3600000))
+end
+
+local function enter(ban)
+  local added = redis.pcall('ZADD', list, whole(ban.ends), hash)
+  if type(added) == 'table' and added.err then
+    if not string.find(added.err, 'WRONGTYPE') then return added end
+    redis.call('DEL', list)
+    redis.call('ZADD', list, whole(ban.ends), hash)
+  end
+  changed()
+end
+
+local function publish(...) redis.call('PUBLISH', channel, table.concat({ ... }, ' ')) end
+
+local function impose(ban, memory)
+  local failed = enter(ban)
+  if failed then return failed end
+  keep(ban, ban.ends - now + memory)
+  local reply = told(ban)
+  publish('ban', zone, hash, whole(reply[2]), whole(reply[3]), whole(reply[4]), whole(reply[5]))
+  return reply
+end
+
+if what == 'list' then
+  local current = tonumber(redis.call('MGET', version)[1] or 0) or 0
+  local reply = { current, 1, 0 }
+  if current == arg(1) then reply[2] = 0; return reply end
+  local page = redis.pcall('ZRANGE', list, arg(2), arg(3), 'WITHSCORES')
+  if page.err then
+    if string.find(page.err, 'WRONGTYPE') then return reply end
+    return page
+  end
+  reply[3] = #page / 2
+  local names = {}
+  for i = 1, #page, 2 do names[#names + 1] = list .. ':' .. page[i] end
+  local texts = #names > 0 and redis.call('MGET', unpack(names)) or {}
+  for i = 1, #names do
+    local ban, ends = parse(texts[i]), tonumber(page[2 * i])
+    if ends > now and ban.lifted == 0 then
+      -- The state may have been put out by a server short of memory.
+      local since = ban.ends == ends and ban.since or now
+      for _, value in ipairs({ page[2 * i - 1], ends - now, math.max(now - since, 0), ban.level, ban.cause }) do
+        reply[#reply + 1] = value
+      end
+    end
+  end
+  return reply
+end
+
+local ban = parse(redis.call('MGET', state)[1])
+local running = ban.ends > now and ban.lifted == 0
+
+if what == 'lift' then
+  local at = now - arg(1)
+  if running and ban.since > at then return told(ban) end
+  redis.call('SET', state, '0 0 0 1 ' .. whole(at), 'PX', whole(math.max(arg(2), 60000)))
+  if type(redis.pcall('ZREM', list, hash)) == 'number' then changed() end
+  publish('lift', zone, hash, whole(arg(1)))
+  return { 2, arg(1) }
+end
+
+if what == 'ban' then
+  local left, since, level, cause, force = arg(1), now - arg(2), arg(3), arg(4), arg(5)
+  if force ~= 1 then
+    if ban.lifted >= since then return { 2, now - ban.lifted } end
+    if running then
+      left, since, level = math.max(left, ban.ends - now), math.min(since, ban.since), math.max(level, ban.level)
+      cause = ban.cause
+      local same = now + left == ban.ends and level == ban.level
+      -- It may be missing in the list after all.
+      if same and redis.pcall('ZADD', list, 'NX', whole(ban.ends), hash) == 0 then return told(ban) end
+    end
+  end
+  return impose({ ends = now + left, since = since, level = level, cause = cause, lifted = 0 }, arg(6))
+end
+
+-- A hit.
+if running then return told(ban) end
+local count, window, granule, duration, longest, cause, highest = arg(1), arg(2), arg(3), arg(4), arg(5), arg(6), arg(7)
+local from = math.max(now - window, ban.ends, ban.lifted)
+local log = {}
+local text = redis.call('MGET', hits)[1] or ''
+if #text <= 4096 and not string.find(text, '[^%d: ]') then
+  for at, n in string.gmatch(text, '(%d+):(%d+)') do
+    if tonumber(at) > from and tonumber(at) <= now then log[#log + 1] = { tonumber(at), tonumber(n) } end
+  end
+end
+for i = 8, #ARGV - 4 do
+  local at = now - arg(i)
+  if at > from then log[#log + 1] = { at, 1 } end
+end
+table.sort(log, function(a, b) return a[1] < b[1] end)
+local merged, total = {}, 0
+for _, one in ipairs(log) do
+  local newest = merged[#merged]
+  if newest and one[1] - newest[1] <= granule then newest[2] = newest[2] + one[2] else merged[#merged + 1] = one end
+  total = total + one[2]
+end
+
+if total >= count then
+  redis.call('DEL', hits)
+  local level = ban.lifted > 0 and 0 or ban.level
+  level = math.max(level - math.floor((now - ban.ends) / longest), 0)
+  level = math.min(level + 1, highest)
+  local length = math.min(duration * 2 ^ (level - 1), longest)
+  return impose({ ends = now + length, since = now, level = level, cause = cause, lifted = 0 }, longest)
+end
+local parts = {}
+for i = math.max(#merged - RING + 1, 1), #merged do parts[#parts + 1] = whole(merged[i][1]) .. ':' .. whole(merged[i][2]) end
+if #parts > 0 then redis.call('SET', hits, table.concat(parts, ' '), 'PX', whole(window)) end
+return { 0 }

@@ -1,0 +1,209 @@
+//! One slot of the table of bans, word by word.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::atomic::Ordering::SeqCst;
+
+use super::{New, Placed, Slot, end};
+use crate::policy::Millis;
+use crate::policy::ban::Cause;
+use crate::policy::limit::{KeyHash, Tat};
+use crate::shared::table::Moved;
+
+/// When the ban began.
+const SINCE: usize = 0;
+/// Level, cause and flags.
+const RECORD: usize = 1;
+/// When it was lifted; 0: it was not.
+const LIFTED: usize = 2;
+/// When it would have ended had it not been lifted.
+const SENTENCE: usize = 3;
+/// The hash.
+const KEY: usize = 4;
+const ADDRESS: usize = 6;
+/// An operator's words.
+const REASON: usize = 8;
+const REASON_WORDS: usize = 8;
+/// Longest text of them that is kept, in bytes.
+const REASON_BYTES: usize = REASON_WORDS * 8;
+/// Words of a slot.
+pub const WORDS: usize = REASON + REASON_WORDS;
+
+/// Bits of the record.
+const LEVEL: u64 = 0xff;
+const CAUSE_AT: u32 = 8;
+const CAUSE: u64 = 0xff;
+const ORIGIN: u64 = 1 << 16;
+const DRY: u64 = 1 << 17;
+const TOLD: u64 = 1 << 18;
+const V4: u64 = 1 << 19;
+const V6: u64 = 1 << 20;
+
+/// Where a ban was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// On this host.
+    Own,
+    /// By another gateway, or by Redis over several.
+    Other,
+}
+
+/// A slot as somebody slow reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub key: KeyHash,
+    pub since: Millis,
+    pub until: Millis,
+    pub level: u32,
+    pub cause: Cause,
+    pub origin: Origin,
+    pub dry: bool,
+    pub told: bool,
+    /// When an operator ended it.
+    pub lifted: Option<Millis>,
+    /// When it was to end.
+    pub sentence: Millis,
+    pub address: Option<IpAddr>,
+    pub reason: String,
+}
+
+impl Entry {
+    pub fn in_force(&self, now: Millis) -> bool {
+        self.until > now
+    }
+}
+
+/// Enters a ban; the end of it comes last.
+pub fn write(slot: Slot, id: u64, key: &KeyHash, new: &New, now: Millis) -> Result<Placed, Moved> {
+    slot.still(id)?;
+    let (high, low) = key.as_u64s();
+    slot.word(KEY).store(high, SeqCst);
+    slot.word(KEY + 1).store(low, SeqCst);
+    let before = slot.until.load(SeqCst);
+    let running = Tat::from_bits(before).ms() > now;
+    let replaces = new.force || !running;
+    let level = u64::from(new.level.min(LEVEL as u32));
+    if replaces {
+        slot.word(SINCE).store(new.since, SeqCst);
+        slot.word(SENTENCE).store(new.until, SeqCst);
+        slot.word(LIFTED).store(0, SeqCst);
+        text(slot, new.reason);
+        let keep = slot.word(RECORD).load(SeqCst) & (V4 | V6);
+        let flags = [(ORIGIN, new.origin == Origin::Other), (DRY, new.dry), (TOLD, new.told)];
+        let flags = flags.iter().filter(|(_, set)| *set).fold(keep, |all, (flag, _)| all | flag);
+        slot.word(RECORD).store(flags | level | u64::from(new.cause.code()) << CAUSE_AT, SeqCst);
+    } else {
+        slot.word(SENTENCE).fetch_max(new.until, SeqCst);
+        slot.change(slot.word(RECORD), id, |bits| {
+            let told = if new.told { TOLD } else { 0 };
+            (bits & !LEVEL) | (bits & LEVEL).max(level) | told
+        });
+    }
+    if let Some(address) = new.address {
+        name(slot, id, address);
+    }
+    put_end(slot, id, new, replaces, now)
+}
+
+/// The end of the ban, and whether it is this call that begins it.
+fn put_end(slot: Slot, id: u64, new: &New, replaces: bool, now: Millis) -> Result<Placed, Moved> {
+    let mut before = slot.until.load(SeqCst);
+    loop {
+        slot.still(id)?;
+        let until = if replaces && new.force { end(new.until) } else { before.max(end(new.until)) };
+        match slot.until.compare_exchange(before, until, SeqCst, SeqCst) {
+            Ok(_) => {
+                let fresh = Tat::from_bits(before).ms() <= now && Tat::from_bits(until).ms() > now;
+                return Ok(Placed { fresh, until: Tat::from_bits(until).ms() });
+            }
+            Err(found) => before = found,
+        }
+    }
+}
+
+/// Ends the ban that began up to `at`; false if there was none.
+pub fn lift(slot: Slot, id: u64, at: Millis, told: bool, now: Millis) -> bool {
+    let before = slot.until.load(SeqCst);
+    if Tat::from_bits(before).ms() <= now || slot.word(SINCE).load(SeqCst) > at || slot.still(id).is_err() {
+        return false;
+    }
+    slot.word(LIFTED).store(at.max(1), SeqCst);
+    let told = if told { TOLD } else { 0 };
+    slot.change(slot.word(RECORD), id, |bits| (bits & !(TOLD | LEVEL)) | told);
+    // Lost only to somebody who bans anew, or lifts too.
+    slot.until.compare_exchange(before, end(now), SeqCst, SeqCst).is_ok()
+}
+
+/// What is told of a slot; `None` if it holds no ban, or another one meanwhile.
+pub fn read(slot: Slot) -> Option<Entry> {
+    let id = slot.owner()?;
+    let word = |at: usize| slot.word(at).load(SeqCst);
+    let record = word(RECORD);
+    let bytes: Vec<u8> = (REASON..REASON + REASON_WORDS).flat_map(|at| word(at).to_be_bytes()).collect();
+    let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+    let entry = Entry {
+        key: KeyHash::from_u64s((word(KEY), word(KEY + 1))),
+        since: word(SINCE),
+        until: slot.tat().ms(),
+        level: (record & LEVEL) as u32,
+        cause: Cause::from_code(record >> CAUSE_AT & CAUSE)?,
+        origin: if record & ORIGIN == 0 { Origin::Own } else { Origin::Other },
+        dry: record & DRY != 0,
+        told: record & TOLD != 0,
+        lifted: Some(word(LIFTED)).filter(|at| *at > 0),
+        sentence: word(SENTENCE),
+        address: address(slot, record),
+        reason: String::from_utf8_lossy(text).into_owned(),
+    };
+    slot.still(id).is_ok().then_some(entry)
+}
+
+pub fn level(slot: Slot) -> u32 {
+    (slot.word(RECORD).load(SeqCst) & LEVEL) as u32
+}
+
+pub fn lifted(slot: Slot) -> Option<Millis> {
+    Some(slot.word(LIFTED).load(SeqCst)).filter(|at| *at > 0)
+}
+
+pub fn told(slot: Slot, id: u64) {
+    slot.change(slot.word(RECORD), id, |bits| bits | TOLD);
+}
+
+/// Notes the address of the key.
+pub fn name(slot: Slot, id: u64, address: IpAddr) {
+    if slot.word(RECORD).load(SeqCst) & (V4 | V6) != 0 {
+        return;
+    }
+    let (bits, flag) = match address {
+        IpAddr::V4(v4) => (u128::from(v4.to_bits()), V4),
+        IpAddr::V6(v6) => (v6.to_bits(), V6),
+    };
+    if slot.still(id).is_ok() {
+        slot.word(ADDRESS).store((bits >> 64) as u64, SeqCst);
+        slot.word(ADDRESS + 1).store(bits as u64, SeqCst);
+        slot.change(slot.word(RECORD), id, |record| record | flag);
+    }
+}
+
+fn address(slot: Slot, record: u64) -> Option<IpAddr> {
+    let [high, low] = [ADDRESS, ADDRESS + 1].map(|at| slot.word(at).load(SeqCst));
+    match record & (V4 | V6) {
+        0 => None,
+        V4 => Some(Ipv4Addr::from_bits(low as u32).into()),
+        _ => Some(Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low)).into()),
+    }
+}
+
+/// Keeps a text, cut where a character ends.
+fn text(slot: Slot, text: &str) {
+    let mut length = text.len().min(REASON_BYTES);
+    while !text.is_char_boundary(length) {
+        length -= 1;
+    }
+    let mut bytes = [0; REASON_BYTES];
+    bytes[..length].copy_from_slice(&text.as_bytes()[..length]);
+    for (at, chunk) in bytes.chunks_exact(8).enumerate() {
+        let word = <[u8; 8]>::try_from(chunk).map_or(0, u64::from_be_bytes);
+        slot.word(REASON + at).store(word, SeqCst);
+    }
+}

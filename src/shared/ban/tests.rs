@@ -1,0 +1,242 @@
+//! A zone against the rules written out plainly, and by several workers at once.
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicUsize;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn key(n: u64) -> KeyHash {
+    KeyHash::new(&n.to_be_bytes())
+}
+
+fn zone(size: usize) -> BanZone {
+    BanZone::create(Region::on_heap(size)).unwrap()
+}
+
+fn rule(count: u32, window: Millis, duration: Millis, max_duration: Millis) -> Rule {
+    let terms = Terms { count, window, duration, max_duration };
+    Rule { terms, id: KeyHash::new(b"rule"), cause: Cause::Status, dry: false }
+}
+
+fn new(until: Millis, since: Millis) -> New<'static> {
+    New {
+        until,
+        since,
+        level: 1,
+        cause: Cause::Manual,
+        origin: Origin::Own,
+        dry: false,
+        told: false,
+        force: false,
+        address: None,
+        reason: "",
+    }
+}
+
+/// One key, as a person would count.
+#[derive(Default)]
+struct Model {
+    hits: Vec<Millis>,
+    past: Option<Past>,
+    until: Millis,
+}
+
+impl Model {
+    fn hit(&mut self, terms: &Terms, now: Millis) -> Hit {
+        if self.until > now {
+            return Hit::Ignored;
+        }
+        self.hits.push(now);
+        let since = self.past.map_or(0, |past| past.ended);
+        let counted = self.hits.iter().filter(|at| **at > since && now - **at < terms.window).count();
+        if counted < terms.count as usize {
+            return Hit::Counted;
+        }
+        let sentence = terms.sentence(self.past, now);
+        self.until = now + sentence.length;
+        self.past = Some(Past { level: sentence.level, ended: self.until });
+        self.hits.clear();
+        Hit::Banned(sentence)
+    }
+
+    fn lift(&mut self, now: Millis) -> bool {
+        let running = self.until > now;
+        if running {
+            self.until = now;
+            self.past = Some(Past { level: 0, ended: now });
+        }
+        running
+    }
+}
+
+proptest! {
+    #[test]
+    fn decides_as_the_model_does(
+        count in 1..12u32,
+        steps in prop::collection::vec((0..4u64, 0..120u64, 0..10u8), 1..200),
+    ) {
+        let (zone, rule) = (zone(1 << 20), rule(count, 300, 40, 400));
+        let (mut models, mut now) = (HashMap::<u64, Model>::new(), 10_000);
+        for (who, step, what) in steps {
+            now += step;
+            let model = models.entry(who).or_default();
+            if what == 0 {
+                prop_assert_eq!(zone.lift(&key(who), now, true, now), model.lift(now));
+                // The model has no two things in one millisecond.
+                now += 1;
+            } else {
+                prop_assert_eq!(zone.hit(&key(who), &rule, None, now), model.hit(&rule.terms, now));
+            }
+            for (who, model) in &models {
+                prop_assert_eq!(zone.banned(&key(*who), now), (model.until > now).then_some(model.until));
+            }
+        }
+    }
+}
+
+#[test]
+fn one_worker_bans_of_many_that_see_enough() {
+    for round in 0..50 {
+        let (zone, bans) = (zone(1 << 20), AtomicUsize::new(0));
+        let rule = rule(20, 1_000, 100, 100);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..5 {
+                        if let Hit::Banned(_) = zone.hit(&key(round), &rule, None, 5_000) {
+                            bans.fetch_add(1, SeqCst);
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(bans.into_inner(), 1, "forty hits of twenty in one instant are one ban");
+        assert_eq!(zone.banned(&key(round), 5_001), Some(5_100));
+        assert_eq!(zone.counters().by_status, 1);
+    }
+}
+
+#[test]
+fn no_hit_is_lost_between_workers() {
+    for round in 0..50 {
+        let zone = zone(1 << 20);
+        let rule = rule(32, 1_000_000, 100, 100);
+        std::thread::scope(|scope| {
+            for thread in 0..4u64 {
+                let rule = &rule;
+                scope.spawn(move || {
+                    (0..8).for_each(|n| {
+                        zone.hit(&key(round), rule, None, 5_000 + n * 4 + thread);
+                    });
+                });
+            }
+        });
+        assert!(zone.banned(&key(round), 5_040).is_some(), "thirty-two hits of thirty-two");
+    }
+}
+
+#[test]
+fn the_later_end_holds_but_an_operator_sets_it() {
+    let zone = zone(BanZone::MIN_SIZE);
+    let placed = zone.ban(&key(1), &new(200, 100), 100).unwrap();
+    assert_eq!(placed, Placed { fresh: true, until: 200 });
+    assert_eq!(zone.ban(&key(1), &new(150, 110), 110), Some(Placed { fresh: false, until: 200 }));
+    assert_eq!(zone.ban(&key(1), &new(250, 110), 110), Some(Placed { fresh: false, until: 250 }));
+    let forced = New { force: true, reason: "ü".repeat(40).leak(), ..new(160, 120) };
+    assert_eq!(zone.ban(&key(1), &forced, 120), Some(Placed { fresh: false, until: 160 }));
+    let entry = zone.get(&key(1)).unwrap();
+    assert_eq!((entry.key, entry.since, entry.until), (key(1), 120, 160));
+    assert_eq!(entry.reason, "ü".repeat(32), "cut where a character ends");
+}
+
+#[test]
+fn what_was_lifted_is_not_put_into_force_by_what_began_before() {
+    let zone = zone(BanZone::MIN_SIZE);
+    zone.ban(&key(1), &new(900, 100), 100);
+    assert!(!zone.lift(&key(1), 99, true, 150), "a ban that began later stays");
+    assert!(zone.lift(&key(1), 150, false, 150));
+    assert_eq!(zone.banned(&key(1), 151), None);
+    assert!(zone.take_untold() && !zone.take_untold());
+    let entry = zone.get(&key(1)).unwrap();
+    assert_eq!((entry.lifted, entry.sentence, entry.told), (Some(150), 900, false));
+    assert_eq!(zone.ban(&key(1), &new(900, 100), 160), None);
+    assert!(zone.ban(&key(1), &new(900, 151), 160).unwrap().fresh);
+    assert_eq!(zone.banned(&key(1), 161), Some(900));
+}
+
+#[test]
+fn a_full_zone_lets_go_of_what_ends_soonest_and_never_for_a_hit() {
+    let zone = zone(BanZone::MIN_SIZE);
+    let room = zone.capacity() as u64;
+    (0..room * 8).for_each(|n| {
+        zone.ban(&key(n), &new(10_000 + n, 100), 100);
+    });
+    assert_eq!(zone.counters().evicted, room * 7);
+    assert_eq!(zone.report(), Some(room * 7));
+    assert_eq!(zone.report(), None);
+    let held: Vec<_> = (0..room * 8).filter(|n| zone.banned(&key(*n), 200).is_some()).collect();
+    assert_eq!(held.len() as u64, room);
+    let rule = rule(5, 1_000, 100, 100);
+    (0..10_000).for_each(|n| {
+        zone.hit(&key(1 << 40 | n), &rule, None, 200);
+    });
+    assert!(held.iter().all(|n| zone.banned(&key(*n), 200).is_some()), "hits take no ban's room");
+}
+
+#[test]
+fn reloads_keep_and_other_sizes_carry_over() {
+    let region = Region::on_heap(BanZone::MIN_SIZE);
+    assert_eq!(BanZone::adopt(region).err(), Some(LayoutError::Foreign));
+    let zone = BanZone::create(region).unwrap();
+    let address = Some("2001:db8::1".parse().unwrap());
+    zone.ban(&key(1), &New { address, level: 3, ..new(900, 100) }, 100);
+    zone.ban(&key(2), &new(900, 100), 100);
+    zone.lift(&key(2), 200, false, 200);
+    let adopted = BanZone::adopt(region).unwrap();
+    assert_eq!(adopted.banned(&key(1), 300), Some(900));
+    let larger = self::zone(1 << 16);
+    larger.copy_from(&adopted, 300);
+    let entry = larger.get(&key(1)).unwrap();
+    assert_eq!((entry.address, entry.level, entry.until), (address, 3, 900));
+    assert_eq!(larger.banned(&key(2), 300), None);
+    assert_eq!(larger.ban(&key(2), &new(900, 150), 300), None, "what was lifted stays so");
+    assert_eq!(larger.counters().by_hand, zone.counters().by_hand);
+    assert_eq!(BanZone::create(Region::on_heap(100)).err(), Some(LayoutError::TooSmall(100)));
+}
+
+#[test]
+fn a_worker_killed_in_the_middle_leaves_nothing_stuck() {
+    let zone = zone(BanZone::MIN_SIZE);
+    let room = zone.capacity() as u64;
+    // Claimed and never filled, as by workers that were killed just then.
+    for n in 0..room {
+        let (id, group) = zone.bans.locate(&key(n));
+        if let Some(claim) = zone.bans.claim(group, id, 100) {
+            claim.slot.begin(100);
+        }
+    }
+    (1_000..1_000 + room * 4).for_each(|n| {
+        zone.ban(&key(n), &new(9_000, 5_000), 5_000);
+    });
+    let held = (1_000..1_000 + room * 4).filter(|n| zone.banned(&key(*n), 5_001).is_some()).count();
+    assert_eq!(held as u64, room);
+}
+
+#[test]
+fn one_of_all_workers_has_the_turn() {
+    let zone = zone(BanZone::MIN_SIZE);
+    let turns = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                (1..=100).for_each(|n| {
+                    turns.fetch_add(usize::from(zone.take_turn(10_000 + n, 1_000)), SeqCst);
+                })
+            });
+        }
+    });
+    assert_eq!(turns.into_inner(), 1);
+    assert!(!zone.take_turn(10_900, 1_000) && zone.take_turn(11_200, 1_000));
+}
