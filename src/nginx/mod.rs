@@ -1,6 +1,5 @@
 //! Glue: the only folder that knows nginx. Trampolines of a few lines over safe functions.
 
-#[allow(dead_code, reason = "resources to come use the rest")]
 mod api;
 mod balance;
 mod ban;

@@ -1,7 +1,6 @@
 //! Pure decisions. No nginx, no I/O, no clock, no randomness: `now` and random numbers are arguments.
 #![forbid(unsafe_code)]
 
-#[allow(dead_code, reason = "resources to come use the rest")]
 pub mod api;
 pub mod balance;
 pub mod ban;

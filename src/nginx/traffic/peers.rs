@@ -24,6 +24,9 @@ pub struct Shelf(RefCell<HashMap<usize, Box<Series<cells::Peer>>>>);
 impl Shelf {
     fn keep(&self, series: Series<cells::Peer>) -> &'static Series<cells::Peer> {
         let mut shelf = self.0.borrow_mut();
+        if let Some(kept) = shelf.get(&series.number) {
+            kept.follow(&series);
+        }
         let kept = shelf.entry(series.number).or_insert_with(|| Box::new(series));
         // SAFETY: what is on the shelf is neither moved nor dropped before the configuration is, which outlives all
         // that uses it (see `module::conf_of`).
