@@ -11,6 +11,7 @@ pub mod events;
 pub mod fuzz;
 pub mod health;
 pub mod limit;
+pub mod metrics;
 pub mod traffic;
 
 /// Milliseconds: a length of time, or a point in time on a clock the caller chose (nginx's monotonic

@@ -71,6 +71,11 @@ impl GroupConf {
         self.controlled.set(true);
     }
 
+    /// Whether an API may change the group's servers.
+    pub fn is_controlled(&self) -> bool {
+        self.controlled.get()
+    }
+
     /// Whether the method works out from weights what it keeps.
     pub fn caches_weights(&self) -> bool {
         self.random || self.consistent

@@ -10,7 +10,7 @@ use super::super::entry::entry;
 use super::super::health::primaries;
 use super::super::log::{self, Level};
 use super::super::request::Request;
-use super::super::sys::{BUSY, ERROR, OK, outdated};
+use super::super::sys::{BUSY, ERROR, OK, PEERS_CHANGE, outdated};
 use super::super::upstream::{Group, all, conf_of};
 use super::conf::{GroupConf, block};
 use super::pick::{Masked, Picker};
@@ -23,10 +23,12 @@ struct Wrap {
     request: *mut sys::ngx_http_request_t,
     conf: &'static GroupConf,
     group: &'static Group,
-    picker: Picker<'static>,
+    picker: Cell<Picker<'static>>,
     /// The server that the session is bound to, until it has been tried once; 0: none.
     bound: Cell<u64>,
-    data: *mut c_void,
+    /// The balancer has been asked.
+    asked: Cell<bool>,
+    data: Cell<*mut c_void>,
     get: sys::ngx_event_get_peer_pt,
     free: sys::ngx_event_free_peer_pt,
     notify: sys::ngx_event_notify_peer_pt,
@@ -115,6 +117,9 @@ unsafe extern "C" fn init_peer(r: *mut sys::ngx_http_request_t, us: Upstream) ->
     };
     // SAFETY: the method's own function, as the core would call it.
     let rc = unsafe { init(r, us) };
+    // The list may have changed right then; if it does so again, nobody is chosen, as the core has it.
+    // SAFETY: as above; a wrapped method that keeps its data elsewhere is not looked at (see `picker`).
+    let rc = if rc == OK && unsafe { is_outdated(r, us) } { unsafe { init(r, us) } } else { rc };
     if rc == OK
         && let Some(number) = conf.group.get()
     {
@@ -129,9 +134,20 @@ unsafe extern "C" fn init_peer(r: *mut sys::ngx_http_request_t, us: Upstream) ->
     rc
 }
 
+/// Whether the list has changed since the method set up the request, if it keeps its data as nginx's own do.
+unsafe fn is_outdated(r: *mut sys::ngx_http_request_t, us: Upstream) -> bool {
+    let Some(primaries) = primaries(us) else { return false };
+    // SAFETY: inside peer.init the request has an upstream, whose data the method has set; see `picker`.
+    unsafe {
+        let data = (*(*r).upstream).peer.data.cast::<sys::ngx_http_upstream_rr_peer_data_t>();
+        PEERS_CHANGE && !data.is_null() && core::ptr::eq((*data).peers, primaries) && outdated(data)
+    }
+}
+
 /// Puts ourselves around what the method has just set up for `request`, if there is anything to do.
 fn wrap(request: &Request, group: &'static Group, conf: &'static GroupConf) {
-    if !group.health.ramps() && conf.sticky.is_none() && group.health.waiting() == 0 {
+    let changes = PEERS_CHANGE && conf.is_controlled();
+    if !changes && !group.health.ramps() && conf.sticky.is_none() && group.health.waiting() == 0 {
         return;
     }
     let r = request.as_ptr();
@@ -150,9 +166,10 @@ fn wrap(request: &Request, group: &'static Group, conf: &'static GroupConf) {
             request: r,
             conf,
             group,
-            picker,
+            picker: Cell::new(picker),
             bound: Cell::new(bound),
-            data: (*pc).data,
+            asked: Cell::new(false),
+            data: Cell::new((*pc).data),
             get: (*pc).get,
             free: (*pc).free,
             notify: (*pc).notify,
@@ -206,12 +223,37 @@ impl Wrap {
     unsafe fn before(&self, pc: *mut sys::ngx_peer_connection_t) -> Result<Option<Masked>, ()> {
         // SAFETY: the caller passes what nginx passed to `get`.
         unsafe {
-            self.picker.remember();
+            self.picker.get().remember();
             let bound = self.bound.take();
-            if bound != 0 && self.picker.bound(pc, bound) {
+            if bound != 0 && self.picker.get().bound(pc, bound) {
                 return Err(());
             }
-            Ok(if self.group.health.ramps() { self.picker.mask() } else { None })
+            Ok(if self.group.health.ramps() { self.picker.get().mask() } else { None })
+        }
+    }
+
+    /// The list has changed between the request's start and its first pick, which the core's balancers refuse: starts anew, as
+    /// if the request had come a moment later. `true`: the balancer is to be asked again.
+    unsafe fn anew(&self, pc: *mut sys::ngx_peer_connection_t) -> bool {
+        // SAFETY: as in `before`; the method's own function, as the core would call it, sets up the callbacks and the data of
+        // the request's `pc`, and those that stood there are put back.
+        unsafe {
+            if self.asked.replace(true) || !outdated(self.picker.get().data) {
+                return false;
+            }
+            let Some(init) = self.conf.hooks.init_peer.get() else { return false };
+            let (data, get, free, notify) = ((*pc).data, (*pc).get, (*pc).free, (*pc).notify);
+            let (set_session, save_session) = ((*pc).set_session, (*pc).save_session);
+            let done = init(self.request, self.group.upstream) == OK;
+            let picker = picker(Request::from_ptr(self.request), self.group, pc);
+            let fresh = core::mem::replace(&mut (*pc).data, data);
+            ((*pc).get, (*pc).free, (*pc).notify) = (get, free, notify);
+            ((*pc).set_session, (*pc).save_session) = (set_session, save_session);
+            let (Some(picker), true) = (picker, done) else { return false };
+            (*pc).tries += self.group.health.waiting();
+            self.picker.set(picker);
+            self.data.set(fresh);
+            true
         }
     }
 
@@ -219,9 +261,9 @@ impl Wrap {
     unsafe fn relent(&self, masked: Masked, rc: sys::ngx_int_t) -> bool {
         // SAFETY: as in `before`.
         unsafe {
-            let again = self.picker.unmask(masked) && rc == BUSY;
+            let again = self.picker.get().unmask(masked) && rc == BUSY;
             if again {
-                self.picker.rewind();
+                self.picker.get().rewind();
             }
             again
         }
@@ -232,10 +274,10 @@ impl Wrap {
         // SAFETY: as in `before`.
         unsafe {
             if let Some(masked) = masked {
-                self.picker.spend(masked);
+                self.picker.get().spend(masked);
             }
             if let Some(sticky) = &self.conf.sticky
-                && let Some(member) = self.picker.current()
+                && let Some(member) = self.picker.get().current()
             {
                 sticky::chosen(Request::from_ptr(self.request), sticky, member);
             }
@@ -253,9 +295,13 @@ unsafe extern "C" fn get(pc: *mut sys::ngx_peer_connection_t, data: *mut c_void)
     // SAFETY: nginx passes what `wrap` set; the balancer's own callback gets its own data, as the core would call it.
     unsafe {
         let wrap = found(data);
-        let ask = || wrap.get.map_or(ERROR, |get| get(pc, wrap.data));
+        let ask = || wrap.get.map_or(ERROR, |get| get(pc, wrap.data.get()));
         let before = entry!("balancing", Ok(None), { wrap.before(pc) });
         let mut rc = if before.is_ok() { ask() } else { OK };
+        if rc == BUSY && entry!("balancing", false, { wrap.anew(pc) }) {
+            rc = ask();
+        }
+        wrap.asked.set(true);
         let masked = before.ok().flatten();
         if let Some(masked) = masked
             && entry!("slow start", false, { wrap.relent(masked, rc) })
@@ -264,7 +310,7 @@ unsafe extern "C" fn get(pc: *mut sys::ngx_peer_connection_t, data: *mut c_void)
         }
         if rc == BUSY
             && wrap.group.health.waiting() > 0
-            && entry!("balancing", false, { wrap.picker.last_resort(pc) })
+            && entry!("balancing", false, { wrap.picker.get().last_resort(pc) })
         {
             rc = OK;
         }
@@ -287,7 +333,7 @@ unsafe extern "C" fn free(pc: *mut sys::ngx_peer_connection_t, data: *mut c_void
     // SAFETY: as in `get`.
     unsafe {
         if let Some(free) = wrap.free {
-            free(pc, wrap.data, state);
+            free(pc, wrap.data.get(), state);
         }
     }
 }
@@ -296,21 +342,21 @@ unsafe extern "C" fn notify(pc: *mut sys::ngx_peer_connection_t, data: *mut c_vo
     // SAFETY: nginx passes what `wrap` set; the balancer's own callback with its own data.
     unsafe {
         if let Some(notify) = found(data).notify {
-            notify(pc, found(data).data, kind);
+            notify(pc, found(data).data.get(), kind);
         }
     }
 }
 
 unsafe extern "C" fn set_session(pc: *mut sys::ngx_peer_connection_t, data: *mut c_void) -> sys::ngx_int_t {
     // SAFETY: as in `notify`.
-    unsafe { found(data).set_session.map_or(ERROR, |set| set(pc, found(data).data)) }
+    unsafe { found(data).set_session.map_or(ERROR, |set| set(pc, found(data).data.get())) }
 }
 
 unsafe extern "C" fn save_session(pc: *mut sys::ngx_peer_connection_t, data: *mut c_void) {
     // SAFETY: as in `notify`.
     unsafe {
         if let Some(save) = found(data).save_session {
-            save(pc, found(data).data);
+            save(pc, found(data).data.get());
         }
     }
 }

@@ -24,6 +24,9 @@ pub struct Shelf(RefCell<HashMap<usize, Box<Series<cells::Peer>>>>);
 impl Shelf {
     fn keep(&self, series: Series<cells::Peer>) -> &'static Series<cells::Peer> {
         let mut shelf = self.0.borrow_mut();
+        if let Some(kept) = shelf.get(&series.number) {
+            kept.follow(&series);
+        }
         let kept = shelf.entry(series.number).or_insert_with(|| Box::new(series));
         // SAFETY: what is on the shelf is neither moved nor dropped before the configuration is, which outlives all
         // that uses it (see `module::conf_of`).
@@ -53,6 +56,8 @@ pub struct Server {
     pub series: &'static Series<cells::Peer>,
     /// What the API calls it.
     pub id: u64,
+    /// Of each check of the group.
+    pub probes: Vec<Series<cells::Probes>>,
 }
 
 /// A peer that is held by a request, or whose list is locked.
@@ -114,11 +119,12 @@ impl GroupState {
             let identity = server.identity();
             let ordinal = seen.entry(identity.clone()).or_default();
             let about = format!("server\0{}\0{identity}\0{ordinal}", group.name);
+            let probes = probes(main, group, by, &format!("{identity}\0{ordinal}"));
             *ordinal += 1;
             let Some(series) = by.get::<cells::Peer>(&about) else { continue };
             let id = id(&its, &series);
             names.push((server.at, servers.len()));
-            servers.push(Rc::new(Server { server, series: main.traffic.shelf.keep(series), id }));
+            servers.push(Rc::new(Server { server, series: main.traffic.shelf.keep(series), id, probes }));
         }
         names.sort_unstable();
         let complete = servers.len() == all;
@@ -272,6 +278,21 @@ pub fn observe(main: &MainConf, group: &Group) {
     for peer in super::snapshot::states(main, group) {
         turn(peer.0, matches!(peer.1, State::Unavail | State::Checking | State::Unhealthy));
     }
+}
+
+/// The series of each of the group's checks of one server.
+fn probes(main: &MainConf, group: &Group, by: By<'_>, server: &str) -> Vec<Series<cells::Probes>> {
+    let mut seen: HashMap<String, usize> = HashMap::new();
+    let checks = group.checks.iter().filter_map(|number| main.health.check(*number));
+    let series = checks.map(|check| {
+        let identity = check.identity();
+        let again = seen.entry(identity.clone()).or_default();
+        let about = format!("probes\0{}\0{server}\0{identity}\0{again}", group.name);
+        *again += 1;
+        by.get(&about)
+    });
+    // All or none: they are found by their position.
+    series.collect::<Option<_>>().unwrap_or_default()
 }
 
 /// A server's number in its group: given to it when it is first seen, and never to another.

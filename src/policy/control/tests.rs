@@ -1,3 +1,5 @@
+//! Bodies that are taken and refused, and what is different between two states.
+
 use serde_json::{Value, json};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! What operators said, as it is kept: numbers, overrides, and what becomes of them.
+
 use super::*;
 use crate::policy::control::{Params, Patch};
 

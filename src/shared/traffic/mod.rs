@@ -276,7 +276,7 @@ impl Store {
             words: words.collect::<Result<_, _>>()?,
             offs: self.region.slice(at(0), T::WORDS)?,
             record,
-            key: [record.key[0].load(SeqCst), record.key[1].load(SeqCst)],
+            key: [&record.key[0], &record.key[1]].map(|half| AtomicU64::new(half.load(SeqCst))),
             number,
         })
     }

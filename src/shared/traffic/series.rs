@@ -17,7 +17,7 @@ pub struct Series<T: Cells> {
     pub(super) words: Box<[&'static [AtomicU64]]>,
     pub(super) offs: &'static [AtomicU64],
     pub(super) record: &'static Record,
-    pub(super) key: Key,
+    pub(super) key: [AtomicU64; 2],
     /// The number of its gauge in each process's table.
     pub number: usize,
 }
@@ -46,9 +46,18 @@ impl<T: Cells> Series<T> {
         self.base
     }
 
+    fn key(&self) -> Key {
+        [self.key[0].load(SeqCst), self.key[1].load(SeqCst)]
+    }
+
+    /// The record has been given to another subject, as `other` knows.
+    pub fn follow(&self, other: &Self) {
+        self.key.iter().zip(other.key()).for_each(|(to, half)| to.store(half, SeqCst));
+    }
+
     /// Its subject has gone, at `mono` of the host's monotonic clock. A while later the record may be another's.
     pub fn leave(&self, mono: Millis) {
-        if self.record.is(self.key) {
+        if self.record.is(self.key()) {
             // Whoever said so first is right.
             let _ = self.record.left.compare_exchange(0, mono.max(1), SeqCst, Relaxed);
         }
