@@ -34,7 +34,7 @@ server {
     location /limited { rate_limit zone=limits nodelay; limit_req zone=reqs; empty_gif; }
     location /route { circuit_breaker checkout; proxy_pass http://127.0.0.1:$backend->{port}; }
 }
-server { listen 127.0.0.1:$api; location /api { api write=on; allow 127.0.0.1; deny all; } }
+server { listen 127.0.0.1:$api; client_body_buffer_size 1m; location /api { api write=on; allow 127.0.0.1; deny all; } }
 CONF
 
 get($port, $_) for ('/', '/broken', '/route', '/limited?key=a') x 3;
