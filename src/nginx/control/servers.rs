@@ -107,12 +107,17 @@ impl Found {
     }
 }
 
+/// Refuses if a newer configuration is in force: what this process knows of servers may be out of date.
+pub fn refuse_when_old(main: &MainConf) -> Changed<()> {
+    if main.control.is_old() { Err(Refused::Old) } else { Ok(()) }
+}
+
 /// Runs a change while nobody else makes one.
 fn alone<T>(main: &MainConf, mut change: impl FnMut(&Table) -> Changed<T>) -> Changed<T> {
-    if main.control.is_old() {
-        return Err(Refused::Old);
-    }
-    main.control.alone(&mut change).unwrap_or(Err(Refused::Busy))
+    // Looked at when nobody else can change it: what is said to an old process after the next configuration has been put into
+    // force would be in neither.
+    let current = |table: &Table| if main.control.is_old() { Err(Refused::Old) } else { change(table) };
+    main.control.alone(current).unwrap_or(Err(Refused::Busy))
 }
 
 /// All processes are to look, and people to know.
