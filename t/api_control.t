@@ -92,6 +92,8 @@ is_deeply [ patch('app/servers/0/', $whole) ], [ 200, { %$whole, id => $id } ], 
 is_deeply [ patch('app/servers/0/', $whole) ], [ 200, { %$whole, id => $id } ], 'twice';
 
 # --- what it does
+patch('app/servers/0', { slow_start => '0s' });
+wait_until(3, sub { (names(5, '/app')->{a} || 0) == 4 });
 is_deeply names(30, '/app'), { a => 24, b => 6 }, 'a weight of 4 to 1';
 patch('app/servers/0', { down => $true });
 is_deeply names(10, '/app'), { b => 10 }, 'a server that is down gets nothing';
@@ -105,6 +107,11 @@ is_deeply names(10, '/app'), { a => 10 }, 'down ends, and draining of the other 
 patch('app/servers/1', { drain => $false });
 ok wait_until(3, sub { names(4, '/app')->{b} }), 'draining ends';
 is_deeply names(20, '/app'), { a => 10, b => 10 }, 'both serve alike';
+patch('app/servers/0', { slow_start => '60s', down => $true });
+patch('app/servers/0', { down => $false });
+ok wait_until(3, sub { (names(20, '/app')->{a} || 0) <= 2 }), 'a server that is back warms up';
+patch('app/servers/0', { slow_start => '0s' });
+ok wait_until(3, sub { (names(10, '/app')->{a} || 0) == 5 }), 'unless it is not to any more';
 patch('plain/servers/0', { weight => 9 });
 cmp_ok scalar(grep { body_of(get($port, "/plain?k=$_")) eq 'a' } 1 .. 100), '>', 75, 'hash heeds a weight';
 my ($status, $answer) = patch('chash/servers/0', { weight => 9 });

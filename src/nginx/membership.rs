@@ -147,7 +147,7 @@ fn settle(group: &Group, stamp: Stamp, full: Option<Full>) {
             format_args!("upstream \"{name}\" is not looked after in full: {full}, raise \"sluice_zone\""),
         );
     }
-    health::put_into_force(group);
+    health::put_into_force(group, false);
     breaker::servers::put_into_force(group);
 }
 

@@ -5,12 +5,13 @@ use std::rc::Rc;
 
 use super::super::conf::MainConf;
 use super::super::events::{self, Event, Kind as EventKind};
+use super::super::health::Server;
 use super::super::health::adopt::next;
 use super::super::health::peers::{self, CHECKING};
 use super::super::log::Level;
 use super::super::membership;
 use super::super::request::Request;
-use super::super::sys::{PEERS_CHANGE, now, zone_of};
+use super::super::sys::{PEERS_CHANGE, mono, now, zone_of};
 use super::super::traffic::peers::Server as Counted;
 use super::super::upstream::{Group, conf_of};
 use super::lists::{self, NotAdded};
@@ -106,12 +107,17 @@ impl Found {
     }
 }
 
+/// Refuses if a newer configuration is in force: what this process knows of servers may be out of date.
+pub fn refuse_when_old(main: &MainConf) -> Changed<()> {
+    if main.control.is_old() { Err(Refused::Old) } else { Ok(()) }
+}
+
 /// Runs a change while nobody else makes one.
 fn alone<T>(main: &MainConf, mut change: impl FnMut(&Table) -> Changed<T>) -> Changed<T> {
-    if main.control.is_old() {
-        return Err(Refused::Old);
-    }
-    main.control.alone(&mut change).unwrap_or(Err(Refused::Busy))
+    // Looked at when nobody else can change it: what is said to an old process after the next configuration has been put into
+    // force would be in neither.
+    let current = |table: &Table| if main.control.is_old() { Err(Refused::Old) } else { change(table) };
+    main.control.alone(current).unwrap_or(Err(Refused::Busy))
 }
 
 /// All processes are to look, and people to know.
@@ -141,14 +147,28 @@ pub fn patch(main: &MainConf, group: &Group, id: u64, draft: &Draft, asker: &Ask
         if !what.is_empty() {
             let patch = Patch::between(&configured, &wanted);
             say(table, group, &found, Seat { patch, base: Base::of(&configured), at: seat.at, ..seat })?;
-            lists::apply(group, (server, found.ordinal), &wanted);
         }
-        Ok(what)
-    })?;
+        // In any case: whoever said so first may have died before it was done.
+        lists::apply(group, (server, found.ordinal), &wanted);
+        Ok((what, current, wanted))
+    });
+    let (what, current, wanted) = what?;
     if !what.is_empty() {
         tell(main, group, &server.name, asker, &what);
     }
+    if (current.down || current.drain) && !wanted.down && !wanted.drain {
+        warm_up(main, group, server);
+    }
     Ok(())
+}
+
+/// A server is back: it begins to warm up, if it is to.
+fn warm_up(main: &MainConf, group: &Group, server: &Server) {
+    membership::catch_up(main, group);
+    let members = group.health.members();
+    if let Some(member) = members.iter().find(|member| member.server.same(server)) {
+        member.tuning.recover(mono());
+    }
 }
 
 /// Writes what is said of a server now.
@@ -302,9 +322,7 @@ fn number(main: &MainConf, group: &Group, name: &str, backup: bool) -> Option<u6
 
 fn take_out(group: &Group, name: &str, backup: bool) {
     let here = peers::servers(group.upstream).unwrap_or_default();
-    let is = |server: &&super::super::health::Server| {
-        server.name == name && server.role == peers::Role::of(backup)
-    };
+    let is = |server: &&Server| server.name == name && server.role == peers::Role::of(backup);
     if let Some(server) = here.iter().rfind(is) {
         lists::remove(group, server, 0);
     }

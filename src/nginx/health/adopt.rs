@@ -41,7 +41,11 @@ impl Claimer<'_, '_> {
             let words = if self.conf.is_configured() { self.words(server, ordinal) } else { None };
             let said =
                 control::said(self.main, &self.group.name, &server.identity(), ordinal).unwrap_or_default();
+            let (words, comes) = words.unzip();
             let tuning = Tuning::new(line, &said, server, words);
+            if comes == Some(true) {
+                tuning.recover(mono());
+            }
             Rc::new(Member::new(server.clone(), records, tuning, unchecked))
         };
         lines.into_iter().zip(servers).map(member).collect()
@@ -94,14 +98,15 @@ impl Claimer<'_, '_> {
         record.shared.hasten(self.claims.store().generation(), mono());
     }
 
-    /// The record of one server for balancing.
-    fn words(&mut self, server: &Server, ordinal: usize) -> Option<&'static Words> {
+    /// The record of one server for balancing, and whether the server has just come.
+    fn words(&mut self, server: &Server, ordinal: usize) -> Option<(&'static Words, bool)> {
         let text = format!("server\0{}\0{}\0{ordinal}", self.group.name, server.identity());
         let (high, low) = KeyHash::new(text.as_bytes()).as_u64s();
         let claimed = self.claims.server(self.owner, [high, low]);
         let claim = claimed.map_err(|full| *self.full = Some(full)).ok()?;
         self.kept.insert(claim.index);
-        self.claims.store().server_at(claim.index)
+        let words = self.claims.store().server_at(claim.index)?;
+        Some((words, !self.beginning && claim.found != Found::Kept))
     }
 }
 

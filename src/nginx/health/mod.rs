@@ -176,17 +176,19 @@ pub fn refresh(main: &MainConf, group: &Group) {
     }
     group.health.applied.set(changes);
     group.health.listed.set(listed);
-    if membership::is_behind(main, group) {
+    let behind = membership::is_behind(main, group);
+    if behind {
         worker::hurry();
     }
     // A cycle later the master may have given our records to others.
     if store.generation().wrapping_sub(main.health.generation.get()) <= 1 {
-        put_into_force(group);
+        put_into_force(group, behind);
     }
 }
 
-/// Writes what keeps servers from getting requests into the core's peers.
-pub fn put_into_force(group: &Group) {
+/// Writes what keeps servers from getting requests into the core's peers. Who is `behind` has yet to hear of what an operator
+/// said, and leaves that as others wrote it.
+pub fn put_into_force(group: &Group, behind: bool) {
     if !group.health.adopted.get() {
         return;
     }
@@ -194,7 +196,7 @@ pub fn put_into_force(group: &Group) {
     // SAFETY: groups are explicit ones of a live cycle.
     let panic = unsafe { conf_of(group.upstream) }.and_then(|conf| conf.balance.panic);
     let ejected = |number| group.breaker.servers().is_some_and(|servers| servers.is_out(number));
-    let outlook = peers::apply(group.upstream, &members, panic, &ejected);
+    let outlook = peers::apply(group.upstream, &members, panic, (&ejected, behind));
     let waiting = members.iter().filter(|member| member.waits(&outlook, panic));
     group.health.waiting.set(waiting.count());
     group.health.panic.set(panic.and_then(|panic| outlook.panics(panic)));

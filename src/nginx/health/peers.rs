@@ -147,7 +147,13 @@ fn outlook(members: &[Rc<Member>], ejected: Ejected<'_>) -> Outlook {
 
 /// Writes what keeps `members` from getting requests into the peers, and returns what their verdicts come to. The
 /// records are read under the list's lock: of two workers that do this at once, the later one writes what is true.
-pub fn apply(us: Upstream, members: &[Rc<Member>], panic: Option<Panic>, ejected: Ejected<'_>) -> Outlook {
+pub fn apply(
+    us: Upstream,
+    members: &[Rc<Member>],
+    panic: Option<Panic>,
+    (ejected, behind): (Ejected<'_>, bool),
+) -> Outlook {
+    let mask = if behind { OURS & !DRAINING } else { OURS };
     for (role, list) in lists(us).into_iter().flatten() {
         if list.is_null() {
             continue;
@@ -165,7 +171,7 @@ pub fn apply(us: Upstream, members: &[Rc<Member>], panic: Option<Panic>, ejected
             let outlook = outlook(members, ejected);
             each(list, role, members, |peer, _, member| {
                 if let Some(member) = member {
-                    mark(list, peer, OURS, member.bits(&outlook, panic));
+                    mark(list, peer, mask, member.bits(&outlook, panic) & mask);
                 }
             });
         }

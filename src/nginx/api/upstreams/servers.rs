@@ -54,6 +54,9 @@ pub fn route(call: &Call, group: &Group, path: &[&[u8]]) -> Outcome {
     if group.zone.is_none() {
         return Err(Failure::format("UpstreamStatic", "upstream is static"));
     }
+    if !call.method.is_safe() {
+        write::refuse_when_old(call)?;
+    }
     match path {
         [] => match call.method {
             Method::Get => Answer::document(200, &list(group)),

@@ -27,6 +27,11 @@ impl From<Refused> for Failure {
     }
 }
 
+/// Before anything is looked up.
+pub fn refuse_when_old(call: &Call) -> Result<(), Failure> {
+    Ok(control::refuse_when_old(call.request.main_conf())?)
+}
+
 fn draft(call: &Call) -> Result<Draft, Failure> {
     let missing = || Failure::new(415, "JsonError", "a JSON document is missing");
     Ok(read(call.body.as_ref().ok_or_else(missing)?, parse_time)?)
