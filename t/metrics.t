@@ -50,6 +50,7 @@ redis lost { server 127.0.0.1:$none; }
 rate_limit_zone \$arg_k zone=api:64k rate=3r/h algorithm=fixed_window;
 rate_limit_zone \$arg_k zone=far:64k rate=3r/h redis=lost;
 limit_req_zone \$arg_k zone=core:64k rate=1r/m;
+ban_zone \$arg_banned zone=out:64k;
 upstream pair {
     zone pair 128k;
     server 127.0.0.1:$one; server 127.0.0.1:$two; server 127.0.0.1:$two; server 127.0.0.1:$none backup;
@@ -66,6 +67,7 @@ server {
     location /limited { rate_limit zone=api; empty_gif; }
     location /pair/ { status_zone pair; proxy_pass http://pair/; circuit_breaker own; }
     location /closed { return 444; }
+    location /guarded { ban zone=out status=404 count=2 window=60s duration=60s; try_files /none =404; }
 }
 server {
     listen 127.0.0.1:$own;
@@ -119,7 +121,7 @@ my $gateway = gateway(workers => 2, http => $http);
     my @unknown = grep { $readme !~ /^\| `\Q$_\E` \| $kind{$_}\b/m } sort keys %kind;
     is "@unknown", '', 'the README has each name, with its type';
     my @gone = grep { !$kind{$_} } $readme =~ /^\| `(nginx_\w+)` \| (?:counter|gauge|histogram)/mg;
-    my %some = map { $_ => 1 } qw(nginx_cache nginx_upstream_keepalive nginx_upstream_peer_selected_timestamp_seconds nginx_ssl_handshakes_failed_total nginx_limit_conn_connections_total nginx_ban);
+    my %some = map { $_ => 1 } qw(nginx_cache nginx_upstream_keepalive nginx_upstream_peer_selected_timestamp_seconds nginx_ssl_handshakes_failed_total nginx_limit_conn_connections_total);
     is "@{[ grep { my $name = $_; !grep { index($name, $_) == 0 } keys %some } @gone ]}", '', 'and nothing else but what is not configured here';
     is_deeply [ sort keys %{ parsed($own) } ], [ sort keys %{ parsed($own, %open) } ], 'both formats have the same series';
 }
@@ -132,16 +134,20 @@ my $gateway = gateway(workers => 2, http => $http);
     get($port, '/pair/') for 1 .. 4;
     get($port, '/pair/missing') for 1 .. 3;
     get($port, '/limited?k=a') for 1 .. 5;
+    get($port, '/guarded?banned=x') for 1 .. 4;
     my $after;
     my $grew = sub { my $series = shift; (value($after, $series) // 'none') - (value($before, $series) // 0) };
-    wait_until(5, sub { $after = parsed($own, %open); $grew->('nginx_server_zone_requests_total{server_zone=front}') >= 19 });
-    is $grew->('nginx_server_zone_requests_total{server_zone=front}'), 19, 'requests of a zone, scrapes apart';
-    is $grew->("nginx_http_requests_total{status=$_->[0]}"), $_->[1], "status $_->[0]" for [ 404, 3 ], [ 429, 2 ], [ 503, 0 ];
+    wait_until(5, sub { $after = parsed($own, %open); $grew->('nginx_server_zone_requests_total{server_zone=front}') >= 23 });
+    is $grew->('nginx_server_zone_requests_total{server_zone=front}'), 23, 'requests of a zone, scrapes apart';
+    is $grew->("nginx_http_requests_total{status=$_->[0]}"), $_->[1], "status $_->[0]" for [ 404, 5 ], [ 403, 2 ], [ 429, 2 ], [ 503, 0 ];
     is $grew->('nginx_server_zone_discarded_total{server_zone=front}'), 2, 'without an answer';
-    is $grew->("nginx_server_zone_responses_total{code_class=$_->[0],server_zone=front}"), $_->[1], "$_->[0] of the zone" for [ '2xx', 12 ], [ '4xx', 5 ], [ '5xx', 0 ];
+    is $grew->("nginx_server_zone_responses_total{code_class=$_->[0],server_zone=front}"), $_->[1], "$_->[0] of the zone" for [ '2xx', 12 ], [ '4xx', 9 ], [ '5xx', 0 ];
     is $grew->('nginx_location_zone_requests_total{location_zone=pair}'), 7, 'requests of a location';
     is $grew->('nginx_rate_limit_allowed_total{zone=api}'), 3, 'allowed';
     is $grew->('nginx_rate_limit_exceeded_total{zone=api}'), 2, 'exceeded';
+    is $grew->('nginx_bans_made_total{cause=status,zone=out}'), 1, 'banned';
+    is $grew->('nginx_bans_refused_total{dry_run=false,zone=out}'), 2, 'and refused';
+    is value($after, 'nginx_bans{zone=out}'), 1, 'in force';
     is $grew->('nginx_rate_limit_requests_total{outcome=rejected,zone=api}'), 2, 'by outcome';
     is $grew->('nginx_rate_limit_decisions_total{source=local,zone=api}'), 5, 'by source';
     is $grew->('nginx_upstream_responses_total{code_class=2xx,upstream=pair}'), 4, 'responses of an upstream';

@@ -14,6 +14,8 @@ METRICS_SERVERS=1000
 write_metrics_gateway() {
     write_conf "$1" "${@:5}" <<CONF
     upstream back { zone back 128k; server 127.0.0.1:$back_port max_fails=0; server 127.0.0.1:$back_port max_fails=0; keepalive 64; }
+    # One block of memory is enough for every kind: with less, some would just need another one, and some just not.
+    request_pool_size 16k;
     server {
         listen 127.0.0.1:$2;
         $4

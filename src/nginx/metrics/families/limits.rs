@@ -89,6 +89,41 @@ fn outcomes(zone: &RateLimit) -> [(&'static str, u64); 8] {
     ]
 }
 
+const BANS: Family = gauge("nginx_bans", "Bans in force.");
+const BANS_MAX: Family = gauge("nginx_bans_max", "Bans that a ban_zone has room for.");
+const BANS_MADE: Family = counter("nginx_bans_made_total", "Bans that began, by what made them.");
+const BANS_LIFTED: Family = counter("nginx_bans_lifted_total", "Bans that an operator lifted.");
+const BANS_EVICTED: Family = counter("nginx_bans_evicted_total", "Bans that ended early, for want of room.");
+const BANS_REFUSED: Family =
+    counter("nginx_bans_refused_total", "Requests that a ban refused, or would have in a dry run.");
+
+pub fn bans<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
+    let zones = ("zone", shot.bans.as_slice());
+    each(writer, &BANS, zones, |bans| bans.active);
+    each(writer, &BANS_MAX, zones, |bans| bans.capacity);
+    writer.family(&BANS_MADE, |f| {
+        for (name, bans) in &shot.bans {
+            let counters = &bans.counters;
+            let causes = [
+                ("status", counters.by_status),
+                ("rate_limited", counters.by_rate_limit),
+                ("manual", counters.by_hand),
+                ("redis", counters.by_others),
+                ("dry_run", counters.dry),
+            ];
+            causes.iter().for_each(|(cause, count)| f.put(&[("zone", name), ("cause", cause)], *count));
+        }
+    });
+    each(writer, &BANS_LIFTED, zones, |bans| bans.counters.lifted);
+    each(writer, &BANS_EVICTED, zones, |bans| bans.counters.evicted);
+    writer.family(&BANS_REFUSED, |f| {
+        for (name, bans) in &shot.bans {
+            f.put(&[("zone", name), ("dry_run", "false")], bans.counters.refused);
+            f.put(&[("zone", name), ("dry_run", "true")], bans.counters.refused_dry);
+        }
+    });
+}
+
 const LIMIT_REQ: Family =
     counter("nginx_limit_req_requests_total", "Requests by what limit_req did with them.");
 const LIMIT_CONN: Family =

@@ -37,6 +37,7 @@ pub fn write<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
     host::connections(writer, shot);
     limits::redis(writer, shot);
     limits::zones(writer, shot);
+    limits::bans(writer, shot);
     upstreams::groups(writer, shot);
     breakers::write(writer, shot);
     upstreams::states(writer, shot);

@@ -6,7 +6,7 @@ use nginx_sys as sys;
 
 use crate::nginx::conf::MainConf;
 use crate::nginx::traffic::snapshot::{
-    self, Breaker, Connections, Group, Http, LimitConn, LimitReq, Peer, Slab, Ssl, Worker,
+    self, Bans, Breaker, Connections, Group, Http, LimitConn, LimitReq, Peer, Slab, Ssl, Worker,
 };
 use crate::policy::metrics::states::{Beside, peer_state};
 use crate::shared::upstream::Fill;
@@ -28,6 +28,7 @@ pub struct Shot {
     pub ssl: Option<Ssl>,
     pub redis: Vec<(String, Redis)>,
     pub rate_limits: Vec<RateLimit>,
+    pub bans: Vec<(String, Bans)>,
     pub limit_reqs: Vec<(String, LimitReq)>,
     pub limit_conns: Vec<(String, LimitConn)>,
     pub groups: Vec<Upstream>,
@@ -90,6 +91,7 @@ impl Shot {
                 .map(|(name, up, lost, gateways)| (name.to_owned(), Redis { up, lost, gateways }))
                 .collect(),
             rate_limits: snapshot::rate_limits(conf),
+            bans: snapshot::bans(conf),
             limit_reqs: snapshot::limit_reqs(conf),
             limit_conns: snapshot::limit_conns(conf),
             groups,

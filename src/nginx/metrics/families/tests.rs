@@ -67,6 +67,7 @@ fn everything() -> Shot {
             sources: ["local", "lease", "cache", "redis", "fallback"].map(|source| (source, 0)),
             ..RateLimit::default()
         }],
+        bans: vec![(named("b"), Default::default())],
         limit_reqs: vec![(named("r"), Default::default())],
         limit_conns: vec![(named("c"), Default::default())],
         groups: vec![group("a", peers), group("none", Vec::new())],

@@ -5,6 +5,7 @@
 
 #![allow(dead_code, unused_imports, reason = "for the API, the metrics and the dashboard, which are to come")]
 
+mod bans;
 mod breakers;
 mod host;
 mod limits;
@@ -12,6 +13,7 @@ mod probes;
 mod upstreams;
 mod web;
 
+pub use bans::bans;
 pub use breakers::{breakers, routes};
 pub use host::{caches, limit_conns, limit_reqs, processes, slab_stats, slabs};
 pub use limits::rate_limits;
@@ -23,6 +25,7 @@ use serde::Serialize;
 use crate::policy::Millis;
 use crate::policy::balance::State;
 use crate::policy::breaker::{Settings, Via};
+use crate::shared::ban::Counters;
 use crate::shared::breaker::{Detailed, View};
 
 /// Responses by status.
@@ -319,6 +322,15 @@ pub struct RateLimit {
     pub keys_used: u64,
     pub keys_capacity: u64,
     pub keys_evicted: u64,
+}
+
+/// A `ban_zone`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bans {
+    /// Bans in force, without those of dry runs; and how many there is room for.
+    pub active: usize,
+    pub capacity: usize,
+    pub counters: Counters,
 }
 
 /// A circuit breaker.
