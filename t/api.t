@@ -113,7 +113,7 @@ is keys_of($slabs->{test}{slots}{128}), 'fails free reqs used', 'a slot';
 is_deeply json('slabs/test'), $slabs->{test}, 'one zone';
 
 # --- the http block
-is_deeply json('http'), [qw(requests server_zones location_zones caches limit_conns limit_reqs keyvals upstreams rate_limits circuit_breakers)], 'http';
+is_deeply json('http'), [qw(requests server_zones location_zones caches limit_conns limit_reqs keyvals upstreams rate_limits circuit_breakers bans)], 'http';
 my $requests = json('http/requests');
 cmp_ok $requests->{total}, '>=', 23, 'requests';
 cmp_ok $requests->{current}, '>=', 1, 'at this moment: this one';

@@ -18,6 +18,7 @@ proxy_cache_path cache keys_zone=store:1m max_size=10m;
 limit_req_zone \$binary_remote_addr zone=reqs:1m rate=1r/s;
 limit_conn_zone \$binary_remote_addr zone=conns:1m;
 rate_limit_zone \$arg_key zone=limits:1m rate=1r/m;
+ban_zone \$arg_key zone=away:1m;
 upstream app {
     zone app 64k;
     server 127.0.0.1:$backend->{port} max_conns=9 route=a;
@@ -36,6 +37,8 @@ server { listen 127.0.0.1:$api; location /api { api write=on; allow 127.0.0.1; d
 CONF
 
 get($port, $_) for ('/', '/broken', '/route', '/limited?key=a') x 3;
+
+get($api, '/api/9/http/bans/away', method => 'POST', 'Content-Type' => 'application/json', body => '{"key":"who","duration":"1h"}');
 
 # What there is, so that not all that is asked for is missing.
 my $dir = $gateway->{dir};
@@ -69,6 +72,9 @@ parameters = { "path.zone" = "conns" }
 [[operations]]
 include-path-regex = "^/http/rate_limits/"
 parameters = { "path.zone" = "limits" }
+[[operations]]
+include-path-regex = "^/http/bans/"
+parameters = { "path.zone" = "away", "path.ban" = "who" }
 # What is right by itself may be wrong here: another address, two of one, an nginx that cannot add servers.
 [[operations]]
 include-path-regex = "/servers"

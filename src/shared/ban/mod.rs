@@ -351,6 +351,17 @@ impl BanZone {
         self.bans.all().filter_map(book::read)
     }
 
+    /// Those that are in force, dry runs included: as costly as there are places, and more for each of them.
+    pub fn in_force(&self, now: Millis) -> impl Iterator<Item = Entry> + use<> {
+        let live = self.bans.all().filter(move |slot| slot.tat().ms() > now);
+        live.filter_map(book::read).filter(move |entry| entry.in_force(now))
+    }
+
+    /// How many are in force, dry runs included. Reads two words of each place.
+    pub fn active(&self, now: Millis) -> usize {
+        self.bans.all().filter(|slot| slot.tat().ms() > now && slot.owner().is_some()).count()
+    }
+
     /// Whether there is something to tell Redis; it is then asked for only once.
     pub fn take_untold(&self) -> bool {
         self.header.untold.load(SeqCst) != 0 && self.header.untold.swap(0, SeqCst) != 0

@@ -2,6 +2,7 @@
 //!
 //! They are drawn from snapshots alone, so that they say what the API says.
 
+mod bans;
 mod breakers;
 mod health;
 mod host;
@@ -37,6 +38,7 @@ pub fn write<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
     host::connections(writer, shot);
     limits::redis(writer, shot);
     limits::zones(writer, shot);
+    bans::zones(writer, shot);
     upstreams::groups(writer, shot);
     breakers::write(writer, shot);
     upstreams::states(writer, shot);

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use nginx_sys as sys;
 
+use crate::nginx::ban::control::standing;
 use crate::nginx::conf::MainConf;
 use crate::nginx::traffic::snapshot::{
     self, Breaker, Connections, Group, Http, LimitConn, LimitReq, Peer, Slab, Ssl, Worker,
@@ -11,6 +12,7 @@ use crate::nginx::traffic::snapshot::{
 use crate::policy::metrics::states::{Beside, peer_state};
 use crate::shared::upstream::Fill;
 
+pub use crate::nginx::ban::control::Standing;
 pub use crate::nginx::traffic::snapshot::{Cache, Fetched, RateLimit, Served, Slot, Zone};
 
 /// The snapshots of this moment.
@@ -28,6 +30,7 @@ pub struct Shot {
     pub ssl: Option<Ssl>,
     pub redis: Vec<(String, Redis)>,
     pub rate_limits: Vec<RateLimit>,
+    pub bans: Vec<(String, Standing)>,
     pub limit_reqs: Vec<(String, LimitReq)>,
     pub limit_conns: Vec<(String, LimitConn)>,
     pub groups: Vec<Upstream>,
@@ -90,6 +93,7 @@ impl Shot {
                 .map(|(name, up, lost, gateways)| (name.to_owned(), Redis { up, lost, gateways }))
                 .collect(),
             rate_limits: snapshot::rate_limits(conf),
+            bans: conf.bans.0.iter().map(|zone| (zone.name.clone(), standing(zone))).collect(),
             limit_reqs: snapshot::limit_reqs(conf),
             limit_conns: snapshot::limit_conns(conf),
             groups,
