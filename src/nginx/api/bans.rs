@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
-use super::super::ban::control::{self, Ban};
+use super::super::ban::control::{self, Ban, Standing};
 use super::super::ban::{ZoneConf, Zones};
 use super::super::cf::parse_time;
 use super::super::sys::now;
@@ -91,8 +91,7 @@ impl From<Ban> for One {
 
 impl<'a> Zone<'a> {
     fn new(zone: &'a ZoneConf) -> Self {
-        let (counters, capacity) =
-            zone.shared().map_or_else(Default::default, |shared| (shared.counters(), shared.capacity()));
+        let Standing { capacity, counters, .. } = control::standing(zone);
         let mut bans = control::list(zone);
         bans.sort_by_key(|ban| core::cmp::Reverse(ban.since));
         let count = bans.len();
@@ -174,8 +173,8 @@ fn add(call: &Call, zone: &ZoneConf) -> Outcome {
         duration.ok_or_else(|| wrong("\"duration\" must be a time such as \"10m\", up to 366d"))?;
     let reason = match body.get("reason") {
         None | Some(Value::Null) => "",
-        Some(Value::String(reason)) if reason.len() <= 1_000 => reason,
-        Some(_) => return Err(wrong("\"reason\" must be a text of at most 1000 bytes")),
+        Some(Value::String(reason)) if reason.chars().count() <= 250 => reason,
+        Some(_) => return Err(wrong("\"reason\" must be a text of at most 250 characters")),
     };
     // One line in the log and in lists, whatever was typed.
     let reason: String = reason.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();

@@ -9,7 +9,7 @@ use super::{Shown, ZoneConf, words};
 use crate::policy::Millis;
 use crate::policy::ban::{Cause, MAX_TIME, Name};
 use crate::policy::limit::KeyHash;
-use crate::shared::ban::{Entry, New, Origin};
+use crate::shared::ban::{Counters, Entry, New, Origin};
 
 /// A ban in force.
 pub struct Ban {
@@ -46,11 +46,26 @@ impl From<Entry> for Ban {
     }
 }
 
+/// The numbers of one zone.
+#[derive(Default)]
+pub struct Standing {
+    /// Bans that there is room for.
+    pub capacity: usize,
+    pub counters: Counters,
+}
+
+pub fn standing(zone: &ZoneConf) -> Standing {
+    zone.shared().map_or_else(Standing::default, |shared| Standing {
+        capacity: shared.capacity(),
+        counters: shared.counters(),
+    })
+}
+
 /// All bans in force, those that end soonest first. Reads the whole zone.
 pub fn list(zone: &ZoneConf) -> Vec<Ban> {
     let now = mono();
-    let entries = zone.shared().into_iter().flat_map(|shared| shared.entries());
-    let mut bans: Vec<Ban> = entries.filter(|entry| entry.in_force(now)).map(Ban::from).collect();
+    let mut bans: Vec<Ban> =
+        zone.shared().into_iter().flat_map(|shared| shared.in_force(now)).map(Ban::from).collect();
     bans.sort_by_key(|ban| ban.until);
     bans
 }

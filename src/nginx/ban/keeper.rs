@@ -163,7 +163,7 @@ fn telling(entry: &Entry, now: Millis, force: bool) -> What {
 fn tell_missing(worker: &Worker, zone: &ZoneConf, shared: &BanZone, bans: &[Banned]) {
     let Some(link) = link(worker, zone) else { return };
     let (listed, now): (HashSet<_>, _) = (bans.iter().map(|ban| ban.key).collect(), mono());
-    for entry in shared.entries().filter(|entry| entry.in_force(now) && !entry.dry && entry.told) {
+    for entry in shared.in_force(now).filter(|entry| !entry.dry && entry.told) {
         if !listed.contains(&entry.key) {
             send(worker, zone, link, telling(&entry, now, false));
         }

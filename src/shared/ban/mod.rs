@@ -11,12 +11,14 @@
 //! Bytes: 144 a ban, 288 a key and rule that is counted.
 
 mod book;
+mod count;
 mod log;
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 pub use self::book::{Entry, Origin};
+pub use self::count::Counters;
 use super::cell::{Region, RegionError, shared_struct};
 use super::table::{Slot, Table, Words};
 use crate::policy::Millis;
@@ -128,23 +130,6 @@ pub enum Hit {
     Counted,
     /// It was one too many.
     Banned(Sentence),
-}
-
-/// What a zone has counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    pub by_status: u64,
-    pub by_rate_limit: u64,
-    pub by_hand: u64,
-    /// Learnt from Redis.
-    pub by_others: u64,
-    pub dry: u64,
-    pub lifted: u64,
-    /// Requests.
-    pub refused: u64,
-    pub refused_dry: u64,
-    /// Bans that ended early because the zone was too small.
-    pub evicted: u64,
 }
 
 /// The bans of one `ban_zone`.
@@ -298,18 +283,6 @@ impl BanZone {
         None
     }
 
-    fn tally(&self, new: &New) {
-        let header = self.header;
-        let count = match (new.dry, new.origin, new.cause) {
-            (true, ..) => &header.dry,
-            (_, Origin::Other, _) => &header.by_others,
-            (_, Origin::Own, Cause::Status) => &header.by_status,
-            (_, Origin::Own, Cause::RateLimited) => &header.by_rate_limit,
-            (_, Origin::Own, Cause::Manual) => &header.by_hand,
-        };
-        count.fetch_add(1, Relaxed);
-    }
-
     /// Ends a ban that began up to `at`, and forgets how often the key was banned. False if there was none.
     pub fn lift(&self, key: &KeyHash, at: Millis, told: bool, now: Millis) -> bool {
         let (id, group) = self.bans.locate(key);
@@ -351,12 +324,17 @@ impl BanZone {
         self.bans.all().filter_map(book::read)
     }
 
-    /// Whether there is something to tell Redis; it is then asked for only once.
+    /// Those that are in force, dry runs included: as costly as there are places, and more for each of them.
+    pub fn in_force(&self, now: Millis) -> impl Iterator<Item = Entry> + use<> {
+        let live = self.bans.all().filter(move |slot| slot.tat().ms() > now);
+        live.filter_map(book::read).filter(move |entry| entry.in_force(now))
+    }
+
+    /// Whether there is something to tell Redis, since it was taken last.
     pub fn take_untold(&self) -> bool {
         self.header.untold.load(SeqCst) != 0 && self.header.untold.swap(0, SeqCst) != 0
     }
 
-    /// Something is still to be told.
     pub fn untold(&self) {
         self.header.untold.store(1, SeqCst);
     }
@@ -377,40 +355,9 @@ impl BanZone {
         self.header.version.store(version, SeqCst);
     }
 
-    /// Counts a refused request, or one that would have been.
-    pub fn refused(&self, worker: usize, dry: bool) {
-        if let Some(shard) = self.shards.get(worker % SHARDS) {
-            let count = if dry { &shard.refused_dry } else { &shard.refused };
-            count.fetch_add(1, Relaxed);
-        }
-    }
-
-    pub fn counters(&self) -> Counters {
-        let (header, of) = (self.header, |word: &AtomicU64| word.load(Relaxed));
-        Counters {
-            by_status: of(&header.by_status),
-            by_rate_limit: of(&header.by_rate_limit),
-            by_hand: of(&header.by_hand),
-            by_others: of(&header.by_others),
-            dry: of(&header.dry),
-            lifted: of(&header.lifted),
-            refused: self.shards.iter().map(|shard| of(&shard.refused)).sum(),
-            refused_dry: self.shards.iter().map(|shard| of(&shard.refused_dry)).sum(),
-            evicted: of(&header.evicted),
-        }
-    }
-
     /// Bans that there is room for, if they spread evenly.
     pub const fn capacity(&self) -> usize {
         self.bans.slots()
-    }
-
-    /// Bans lost to a zone that is too small, since any process was last told.
-    pub fn report(&self) -> Option<u64> {
-        let (count, told) = (self.header.evicted.load(SeqCst), &self.header.evicted_told);
-        let new =
-            if told.load(SeqCst) >= count { 0 } else { count.saturating_sub(told.fetch_max(count, SeqCst)) };
-        (new > 0).then_some(new)
     }
 
     /// Carries over the bans of another zone, as far as there is room.
@@ -435,20 +382,7 @@ impl BanZone {
             }
         }
         // These were counted when they began.
-        let header = self.header;
-        let pairs = [
-            (&header.by_status, &old.header.by_status),
-            (&header.by_rate_limit, &old.header.by_rate_limit),
-            (&header.by_hand, &old.header.by_hand),
-            (&header.by_others, &old.header.by_others),
-            (&header.dry, &old.header.dry),
-            (&header.lifted, &old.header.lifted),
-        ];
-        pairs.into_iter().for_each(|(count, old)| count.store(old.load(Relaxed), Relaxed));
-        for (shard, old) in self.shards.iter().zip(old.shards) {
-            shard.refused.store(old.refused.load(Relaxed), Relaxed);
-            shard.refused_dry.store(old.refused_dry.load(Relaxed), Relaxed);
-        }
+        self.copy_counts(old);
     }
 }
 
