@@ -38,11 +38,11 @@ pub struct Check {
     /// …and that pass is remembered over reloads.
     pub persistent: bool,
     pub port: Option<u16>,
-    uri: String,
+    pub(super) uri: String,
     method: String,
     host: Option<String>,
     match_name: Option<String>,
-    protocol: Protocol,
+    pub(super) protocol: Protocol,
     tls: Parameters,
     /// How long a connection is used.
     keep: Millis,
@@ -197,15 +197,6 @@ impl Check {
         let secure = self.probe.as_ref().is_some_and(|(_, manner)| manner.is_secure());
         let tls = self.tls.identity();
         format!("{method}\0{uri}\0{port:?}\0{host:?}\0{match_name:?}\0{protocol:?}\0{secure}\0{tls}")
-    }
-
-    /// What the metrics call it.
-    pub fn label(&self) -> String {
-        match &self.protocol {
-            Protocol::Http => format!("http:{}", self.uri),
-            Protocol::Tcp => "tcp".to_owned(),
-            Protocol::Grpc(check) => format!("grpc:{}", check.service),
-        }
     }
 
     /// The request of this check's probes.

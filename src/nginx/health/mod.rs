@@ -30,6 +30,7 @@ use super::upstream::{Group, conf_of};
 use super::{membership, worker};
 use crate::policy::balance::{Mode, Outlook};
 use crate::policy::health::{Condition, Match, State};
+use crate::remote::probe::Protocol;
 use crate::shared::health::Check as SharedCheck;
 
 pub use conf::Check;
@@ -45,6 +46,17 @@ pub struct Conf {
     checks: Vec<conf::Check>,
     headers: Vec<conf::Header>,
     matches: Vec<Named>,
+}
+
+impl Check {
+    /// What the metrics call it.
+    pub fn label(&self) -> String {
+        match &self.protocol {
+            Protocol::Http => format!("http:{}", self.uri),
+            Protocol::Tcp => "tcp".to_owned(),
+            Protocol::Grpc(check) => format!("grpc:{}", check.service),
+        }
+    }
 }
 
 /// One `match` block.

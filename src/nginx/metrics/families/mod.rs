@@ -39,8 +39,8 @@ pub fn write<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
     limits::zones(writer, shot);
     limits::bans(writer, shot);
     upstreams::groups(writer, shot);
-    breakers::write(writer, shot);
     upstreams::states(writer, shot);
+    breakers::write(writer, shot);
     health::write(writer, shot);
     web::zones(writer, shot);
     upstreams::counts(writer, shot);
