@@ -18,6 +18,7 @@ server {
     location /api { api write=on; allow 127.0.0.1; deny all; }
     location /read { api; }
     location / { proxy_pass http://app; }
+    location /state { proxy_pass http://app; add_header X-State \$circuit_breaker_state always; }
     location /route { circuit_breaker pay failures=2; proxy_pass http://free; }
 }
 CONF
@@ -45,7 +46,11 @@ like $document->{override}{$_}, qr/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/, "w
 is_deeply [ map { breaker('app')->{override}{reason} } 1 .. 6 ], [ ('deploy 42') x 6 ], 'as every worker says';
 is all(6, '/'), 503, 'and every worker refuses';
 cmp_ok header_of(get($port, '/'), 'Retry-After'), '>', 500, 'until the end';
+patch('app', { override => 'open' });
+is header_of(get($port, '/'), 'Retry-After'), 60, 'for as long as `open`, when nobody knows';
+is header_of(get($port, '/state'), 'X-State'), 'forced_open', '$circuit_breaker_state';
 (undef, $document) = patch('app', { override => 'closed' });
+is header_of(get($port, '/state'), 'X-State'), 'forced_closed', '$circuit_breaker_state';
 is_deeply [ $document->{state}, $document->{override}{until}, $document->{override}{reason} ], [ 'forced_closed', undef, '' ], 'closed, without an end';
 is all(6, '/bad'), 500, 'failures do not open it';
 is all(2, '/'), 200, 'it serves';
@@ -71,6 +76,12 @@ my ($id) = grep { breaker('app')->{peers}{$_}{server} eq "127.0.0.1:$one" } keys
 is_deeply [ $status, $document->{server}, $document->{state}, $document->{override}{reason} ], [ 200, "127.0.0.1:$one", 'forced_open', 'disk' ], 'a server is taken out';
 ok wait_until(3, sub { 6 == grep { body_of(get($port, '/')) eq $two } 1 .. 6 }), 'the other one serves';
 is breaker('app')->{override}, undef, 'the upstream is its own';
+my ($other) = grep { $_ ne $id } keys %{ breaker('app')->{peers} };
+patch("app/$other", { override => 'open', ttl => '10m' });
+is status_of(get($port, '/')), 502, 'a server that an operator has taken out stays out when no other is left';
+api(POST => "app/$other/reset");
+api(POST => 'app/reset');
+ok wait_until(3, sub { 6 == grep { body_of(get($port, '/')) eq $two } 1 .. 6 }), 'the other one serves again';
 is((api(POST => "app/$id/reset"))[1]{state}, 'closed', 'it is reset');
 ok wait_until(3, sub { grep { body_of(get($port, '/')) eq $one } 1 .. 4 }), 'and serves again';
 
@@ -115,7 +126,7 @@ is_deeply [ length(breaker('app')->{override}{reason}) <= 152, breaker('app')->{
 # --- who did what
 my @events = grep { $_->{kind} eq 'control' } @{ decode_json(body_of(get($port, '/api/9/events')))->{events} };
 is_deeply [ $events[0]->@{qw(upstream peer from to text)} ], [ 'app', '', 'closed', 'forced_open', 'overruled for 600s, by 127.0.0.1: deploy 42' ], 'each is an event';
-is scalar(grep { $_->{text} eq 'overruled, without an end, by 127.0.0.1' } @events), 1, 'that says when there is no end';
+is scalar(grep { $_->{text} eq 'overruled, without an end, by 127.0.0.1' } @events), 2, 'that says when there is no end';
 is scalar(grep { $_->{peer} eq "127.0.0.1:$one" } @events), 2, 'of servers too';
 is scalar(grep { $_->{upstream} eq 'route:pay' } @events), 2, 'and of routes';
 unlike $gateway->log, qr/\[(emerg|crit)\]|\[alert\](?!.*signal 9)/, 'nothing untoward in the log' or diag $gateway->log;

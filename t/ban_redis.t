@@ -9,10 +9,15 @@ use Sluice::Run;
 use Test::More;
 use Time::HiRes qw(time sleep);
 
-my $redis = server();
+# The rights in the README are all that is needed.
+my ($readme) = do { local (@ARGV, $/) = 'README.md'; <> };
+my @rights = map { split ' ', s/sluice:/p:/gr } $readme =~ /ACL SETUSER sluice (?:on >PASSWORD )?(\S.*)/g;
+cmp_ok scalar(grep {/^[+~&-]/} @rights), '>=', 17, 'the rights in the README';
+my @users = ('--user', 'gate', 'on', '>pw', @rights, '--user', 'deaf', 'on', '>pw', 'resetchannels', '&p:none', grep { !/^&|subscribe|publish/ } @rights);
+my $redis = server(args => \@users);
 my @ports = (free_port(), free_port());
 my @gateways = map { gateway(workers => 2, main => 'error_log logs/error.log info;', http => <<"CONF") } @ports;
-redis main { server 127.0.0.1:$redis->{port}; timeout 500ms; breaker open=200ms; key_prefix p; }
+redis main { server 127.0.0.1:$redis->{port}; timeout 500ms; breaker open=200ms; key_prefix p; username gate; password pw; }
 ban_zone \$arg_k zone=login:1m redis=main;
 ban_zone \$arg_k zone=short:1m redis=main;
 rate_limit_zone \$arg_k zone=limit:1m rate=1000r/s burst=1000 redis=main;
@@ -89,7 +94,7 @@ is status_of(api($a, 'DELETE', 'login/two')), 204, 'one is lifted at one gateway
 is all('/x?k=two'), '404 403', 'where it was lifted';
 
 # It comes back empty: what is in force is told, what was lifted is lifted.
-my $back = server(port => $redis->{port});
+my $back = server(port => $redis->{port}, args => \@users);
 $redis = $back;
 ok wait_until(10, sub { connected() == 4 }), 'Redis is back, empty';
 ok defined soon(5, sub { status($a, '/x?k=alone') == 403 }), 'a ban made meanwhile is told';
@@ -101,13 +106,20 @@ is all('/x?k=two'), '404 404', 'what was lifted stays so';
 
 # A gateway that comes later reads the list.
 my $third = free_port();
-my $late = gateway(http => <<"CONF");
-redis main { server 127.0.0.1:$redis->{port}; timeout 500ms; key_prefix p; }
+my $late = gateway(main => 'error_log logs/error.log warn;', http => <<"CONF");
+redis main { server 127.0.0.1:$redis->{port}; timeout 500ms; key_prefix p; username deaf; password pw; }
 ban_zone \$arg_k zone=login:1m redis=main;
 server { listen 127.0.0.1:$third; location / { ban zone=login; } }
 CONF
 ok defined soon(3, sub { status($third, '/x?k=held') == 403 }), 'a new gateway knows of bans';
 is status($third, '/x?k=two'), 404, 'and not of what was lifted';
+
+# One that may not subscribe looks once a second, and says so.
+is join(' ', map { status($a, '/x?k=deaf') } 1 .. 5), '404 404 404 404 403', 'banned';
+$took = soon(3, sub { status($third, '/x?k=deaf') == 403 });
+ok defined $took, 'who does not hear finds out';
+cmp_ok $took // 9, '<', 1.5, sprintf 'after %.2f s', $took // 9;
+like $late->log, qr/\[warn\] [^\n]*bans of other gateways are looked for once a second, and not heard of at once: [^\n]*redis "main"/, 'and says so';
 
 # Twice as long each time, wherever.
 my @lengths;
@@ -137,7 +149,25 @@ ok wait_until(5, sub { ($redis->ask('TYPE', 'p:{ban:login}') // '') ne 'string' 
 is join(' ', map { status($a, '/x?k=fresh') } 1 .. 5), '404 404 404 404 403', 'foreign values: banned';
 ok defined soon(3, sub { status($b, '/x?k=fresh') == 403 }), 'and shared';
 
-for my $gateway (@gateways, $late) {
+# Each right is needed: without it the log says so.
+my (@blocks, @names);
+for my $right (grep { /^\+(?:publish|z|pexpireat)/ } @rights) {
+    my $name = 'no_' . substr $right, 1;
+    push @names, $name;
+    $redis->must('ACL', 'SETUSER', $name, 'on', '>pw', 'resetchannels', grep { $_ ne $right } @rights);
+    push @blocks, "redis $name { server 127.0.0.1:$redis->{port}; timeout 500ms; key_prefix p; username $name; password pw; }\nban_zone \$arg_k zone=$name:1m redis=$name;\n";
+}
+my $least = free_port();
+my $needy = gateway(http => "@blocks server { listen 127.0.0.1:$least; location /api { api write=on; allow 127.0.0.1; } }");
+sleep 0.3;
+for my $name (@names) {
+    is status_of(api($least, 'POST', $name, '{"key": "k", "duration": 60}')), 201, "$name: banned here";
+    is status_of(api($least, 'DELETE', "$name/k")), 204, "$name: lifted here";
+    ok wait_until(5, sub { $needy->log =~ /\[error\] [^\n]*bans are not shared: [^\n]*redis "$name"/ }), "$name: and said not to be shared";
+}
+is scalar(() = $needy->log =~ /bans are not shared/g), scalar @names, 'each once';
+
+for my $gateway (@gateways, $late, $needy) {
     ok $gateway->quit, 'a gateway ends';
     unlike $gateway->log, qr/\[(?:emerg|alert|crit)\]|panic|exited on signal/, 'nothing bad in its log';
 }

@@ -36,10 +36,11 @@ upstream app {
     circuit_breaker failures=5 window=10s open=10s;
 }
 upstream other { zone other 128k; server 127.0.0.1:$back[2]; }
+ban_zone \$binary_remote_addr zone=away:1m;
 rate_limit_zone \$arg_who zone=per_who:1m rate=1r/m burst=3;
 server {
     listen 127.0.0.1:$port;
-    location / { rate_limit zone=per_who nodelay; proxy_pass http://app; health_check uri=/health match=ok interval=200ms passes=1 fails=1; }
+    location / { ban zone=away status=401 count=9 window=60s duration=60s; rate_limit zone=per_who nodelay; proxy_pass http://app; health_check uri=/health match=ok interval=200ms passes=1 fails=1; }
     location /other { proxy_pass http://other; health_check uri=/health match=ok interval=200ms passes=1 fails=1; }
     location /api { api write=on; allow 127.0.0.1; deny all; }
     location /read { api; }
@@ -186,6 +187,23 @@ ok $browser->until_js(10, 'return /^Nothing|other/.test(document.querySelector("
 like $browser->text('#toast'), qr/^Done: let go/, 'done, it says';
 like $browser->text('#event-list'), qr/control\s+app.*\Q$why\E/s, 'and the event log has it all' or diag $browser->text('#event-list');
 
+# ---- bans
+my $fill = 'for (const [name, value] of Object.entries(arguments[0])) { const f = document.querySelector(`#fields [name=${name}]`); f.value = value; f.dispatchEvent(new Event("input")); }';
+$browser->click('#ban-list .head button');
+$browser->click('#confirm');
+like $browser->text('#refused'), qr/a key is needed/, 'a ban needs a key';
+$browser->js($fill, { key => 'nobody', reason => $evil });
+$browser->click('#confirm');
+ok $browser->until_js(5, 'return /^Refused: "key" must be an address/.test(document.querySelector("#refused").innerText)'), 'what the API refuses is told';
+$browser->js($fill, { key => '203.0.113.9' });
+$browser->click('#confirm');
+ok $browser->until_js(10, 'return document.querySelector("#ban-list tbody").innerText.includes("203.0.113.9")'), 'a client is banned' or diag $browser->text('dialog');
+like $browser->text('#ban-list tbody'), qr/\Q$evil\E.*in \d+ min/s, 'why, and until when';
+$browser->click('#ban-list tbody .dots');
+$browser->click('#confirm');
+ok $browser->until_js(10, 'return /Nobody is banned/.test(document.querySelector("#ban-list").innerText)'), 'and let in again';
+is $browser->js('return window.pwned || 0'), 0, 'nothing ran';
+
 # ---- on a phone, in the dark, away
 for my $width (360, 768, 1440) {
     $browser->size($width, 800);
@@ -197,7 +215,7 @@ $browser->devtools('Emulation.setEmulatedMedia', features => [ { name => 'prefer
 isnt $browser->js($ground), $light, 'dark where the system is';
 $browser->click('#theme');
 is $browser->js($ground), $light, 'light when told so';
-is join("\n", map { $_->{message} } grep { $_->{message} !~ /DASHBOARD_INIT/ } $browser->console), '', 'nothing to complain about so far';
+is join("\n", map { $_->{message} } grep { $_->{message} !~ m{DASHBOARD_INIT|/bans/away - .*status of 400} } $browser->console), '', 'nothing to complain about so far';
 
 my $asked = 'return performance.getEntriesByType("resource").length';
 my $hide  = 'Object.defineProperty(document, "hidden", { value: arguments[0], configurable: true }); document.dispatchEvent(new Event("visibilitychange"))';

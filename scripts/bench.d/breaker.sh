@@ -90,8 +90,8 @@ breaker_counted() {
 
 # breaker_instructions KIND: per request. The middle of three: starting is not the same each time.
 breaker_instructions() {
-    local few many try
-    for try in 1 2 3; do
+    local few many _
+    for _ in 1 2 3; do
         few=$(breaker_counted "$1" 100)
         many=$(breaker_counted "$1" 600)
         echo $(((many - few) / 500))

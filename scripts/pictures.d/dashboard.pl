@@ -31,6 +31,7 @@ sub servers { join ' ', map {"server $_:8080 max_fails=0 slow_start=60s;"} @{ $a
 my $gateway = gateway(workers => 2, http => <<"CONF");
 redis main { server 127.0.0.1:$redis->{port}; }
 match health { status 200; json \$.status = ok; json \$.checks.database.status = ok; }
+ban_zone \$binary_remote_addr zone=abusers:1m redis=main;
 proxy_cache_path cache keys_zone=assets:1m max_size=1g;
 rate_limit_zone \$arg_client zone=per_client:1m rate=600r/m burst=20 redis=main sync=lease;
 rate_limit_zone \$arg_key zone=per_key:1m rate=240r/m burst=10;
@@ -42,7 +43,7 @@ server {
     status_zone gateway;
     location /api { status_zone api; rate_limit zone=per_key nodelay; proxy_pass http://api; proxy_next_upstream error timeout http_502; health_check uri=/health match=health interval=1s; }
     location /checkout { status_zone checkout; proxy_pass http://checkout; health_check uri=/health match=health interval=1s; }
-    location /customer { status_zone customer; rate_limit zone=per_client nodelay; proxy_pass http://customer; health_check uri=/health match=health interval=1s; }
+    location /customer { status_zone customer; rate_limit zone=per_client nodelay; ban zone=abusers status=401 count=5 window=60s duration=600s; proxy_pass http://customer; health_check uri=/health match=health interval=1s; }
     location /assets { proxy_pass http://customer; proxy_cache assets; proxy_cache_valid 200 20s; }
     location /gateway/api { api write=on; allow 127.0.0.1; deny all; }
     location = / { dashboard api=/gateway/api; }
@@ -73,6 +74,9 @@ sub trouble {
     Sluice::Run::spew("$backends->{dir}/html/failing-$at{api}[2]", '');
     my @write = (method => 'PATCH', 'Content-Type' => 'application/json');
     get($port, '/gateway/api/9/http/upstreams/customer/servers/1', @write, body => '{"drain":true}');
+    @write = (method => 'POST', 'Content-Type' => 'application/json');
+    get($port, '/gateway/api/9/http/bans/abusers', @write, body => $_) for '{"key":"203.0.113.9","duration":"1h","reason":"scraping, ticket 4711"}', '{"key":"2001:db8::17","duration":"10m","reason":"guesses passwords"}';
+    @write = (method => 'PATCH', 'Content-Type' => 'application/json');
     get($port, '/gateway/api/9/http/circuit_breakers/checkout', @write, body => '{"override":"closed","ttl":"30m","reason":"deploy 42"}');
 }
 if (!$seconds) {
@@ -87,9 +91,8 @@ $browser->open("http://127.0.0.1:$port/");
 sleep $seconds - 25;
 trouble();
 sleep 25;
-my $box = 'const box = document.querySelector(arguments[0]).getBoundingClientRect(); return Math.ceil(box.bottom + scrollY) + 20';
 my $whole = $browser->js('return document.documentElement.scrollHeight');
-$browser->size(1280, $whole > 1900 ? 1900 : $whole);
+$browser->size(1280, $whole > 1640 ? 1640 : $whole);
 $browser->screenshot("$dir/dashboard.png");
 $browser->devtools('Emulation.setEmulatedMedia', features => [ { name => 'prefers-color-scheme', value => 'dark' } ]);
 $browser->size(1280, 1000);

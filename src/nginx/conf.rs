@@ -4,7 +4,9 @@ use nginx_sys as sys;
 
 use super::cf::{Directive, Result, Setter, complain, directive, parse_size, set_once};
 use super::sys::CORE_STICKY;
-use super::{api, balance, ban, breaker, control, dashboard, events, health, limit, redis, reject, traffic};
+use super::{
+    api, balance, ban, breaker, control, dashboard, events, health, limit, metrics, redis, reject, traffic,
+};
 
 /// http level: one per cycle.
 #[derive(Default)]
@@ -53,6 +55,7 @@ pub struct LocConf {
     pub reject: reject::LocConf,
     pub breaker: breaker::LocConf,
     pub api: api::LocConf,
+    pub metrics: metrics::LocConf,
     pub traffic: traffic::LocConf,
     pub dashboard: dashboard::LocConf,
 }
@@ -64,6 +67,7 @@ impl LocConf {
         self.breaker.merge(&prev.breaker);
         self.api.merge(&prev.api, cf);
         self.dashboard.merge(&prev.dashboard, cf);
+        self.metrics.merge(&prev.metrics, cf);
         self.traffic.merge(&prev.traffic, &main.traffic);
         self.ban.merge(&prev.ban, main, cf)?;
         self.limit.merge(&prev.limit, main, cf)
@@ -87,7 +91,7 @@ const BLOCK: u32 = sys::NGX_CONF_BLOCK;
 const NONE: u32 = sys::NGX_CONF_NOARGS;
 
 /// Every directive of the module.
-pub static mut COMMANDS: [sys::ngx_command_t; 34] = [
+pub static mut COMMANDS: [sys::ngx_command_t; 35] = [
     directive(c"sluice_zone", H | ONE, &Setter::Main(sluice_zone)),
     // Redis
     directive(c"redis", H | BLOCK | ONE, &Setter::Block(redis::block)),
@@ -127,6 +131,7 @@ pub static mut COMMANDS: [sys::ngx_command_t; 34] = [
     directive(c"status_zone", S | L | LIF | ONE, &Setter::Location(traffic::conf::status_zone)),
     directive(c"api", L | NONE | ONE, &Setter::Main(api::api)),
     directive(c"dashboard", L | NONE | ONE, &Setter::Location(dashboard::dashboard)),
+    directive(c"metrics", L | NONE | ONE, &Setter::Location(metrics::metrics)),
     // The core's own, where it has one: then the table ends here.
     if CORE_STICKY {
         sys::ngx_command_t::empty()

@@ -1,12 +1,12 @@
 //! Glue: the only folder that knows nginx. Trampolines of a few lines over safe functions.
 
-#[allow(dead_code, reason = "resources to come use the rest")]
 mod api;
 mod balance;
 mod ban;
 mod breaker;
 mod cf;
 mod conf;
+mod content;
 mod context;
 mod control;
 mod dashboard;
@@ -18,6 +18,7 @@ mod health;
 mod limit;
 mod log;
 mod membership;
+mod metrics;
 mod module;
 mod redis;
 mod reject;

@@ -58,6 +58,15 @@ impl Conf {
         self.outages.get(link)?.get()
     }
 
+    /// How each Redis stands, as the workers of this host have found: its name, whether it is there, primaries of a
+    /// cluster that are not, and the gateways that share it.
+    pub fn states(&self) -> impl Iterator<Item = (&str, bool, usize, u32)> {
+        self.blocks.iter().zip(&self.outages).filter_map(|(block, outage)| {
+            let outage = outage.get()?;
+            Some((block.name.as_str(), !outage.is_lost(), outage.lost_parts(), outage.gateways()))
+        })
+    }
+
     /// The same of a block, or of one primary of a cluster (`NAME/HOST:PORT`).
     fn outage(&self, name: &str) -> Option<Outage> {
         let of = |block: &str| self.outages.get(self.find(block)?)?.get();

@@ -142,12 +142,12 @@ pub fn api(data: &[u8]) {
     let query = api::Query::new(args);
     let _ = (query.get("since"), query.number("wait"));
     let _ = (api::is_version(path), api::is_json(rest), api::is_foreign(Some(path), Some(args), Some(rest)));
-    if let (Some(fields), Ok(document)) = (query.fields(), serde_json::from_slice::<Value>(rest)) {
-        let whole = document.to_string();
+    // What is cut out of is what we have written ourselves.
+    let document = serde_json::from_slice::<Value>(rest).map(|document| document.to_string());
+    if let (Some(fields), Ok(text)) = (query.fields(), document) {
         for shape in [api::Shape::Object, api::Shape::Collection, api::Shape::List] {
-            let less = fields.apply(whole.as_bytes(), shape);
-            assert!(less.len() <= whole.len().max("{}".len()));
-            assert!(serde_json::from_slice::<Value>(&less).is_ok());
+            let less = fields.apply(text.as_bytes(), shape);
+            assert!(serde_json::from_slice::<Value>(&less).is_ok(), "{}", String::from_utf8_lossy(&less));
         }
     }
 }

@@ -1,7 +1,6 @@
 //! Pure decisions. No nginx, no I/O, no clock, no randomness: `now` and random numbers are arguments.
 #![forbid(unsafe_code)]
 
-#[allow(dead_code, reason = "resources to come use the rest")]
 pub mod api;
 pub mod balance;
 pub mod ban;
@@ -12,6 +11,7 @@ pub mod events;
 pub mod fuzz;
 pub mod health;
 pub mod limit;
+pub mod metrics;
 pub mod traffic;
 
 /// Milliseconds: a length of time, or a point in time on a clock the caller chose (nginx's monotonic

@@ -52,6 +52,16 @@ impl Outage {
         Some(Self { mark, parts: &[] })
     }
 
+    /// Whether it is lost.
+    pub fn is_lost(&self) -> bool {
+        self.mark.since.load(SeqCst) != 0
+    }
+
+    /// How many of its parts are lost.
+    pub fn lost_parts(&self) -> usize {
+        self.parts.iter().filter(|mark| mark.since.load(SeqCst) != 0).count()
+    }
+
     /// A worker has lost it. True for the first.
     pub fn begin(&self, now: Millis) -> bool {
         self.mark.since.compare_exchange(0, now + 1, SeqCst, SeqCst).is_ok()
@@ -108,8 +118,10 @@ mod tests {
         let part = |name: &str| outage.part(name);
         assert!(part("a").unwrap().begin(1) && part("b").unwrap().begin(2) && outage.begin(3));
         assert!(!part("a").unwrap().begin(4));
+        assert!(outage.is_lost() && outage.lost_parts() == 2);
         assert_eq!(part("a").unwrap().end(5), Some(4));
         assert_eq!(part("b").unwrap().end(5), Some(3));
+        assert!(outage.is_lost() && outage.lost_parts() == 0);
         assert_eq!((2..PARTS).filter(|n| part(&n.to_string()).is_some()).count(), PARTS - 2);
         assert!(part("one too many").is_none() && part("b").is_some());
     }

@@ -75,11 +75,6 @@ impl Call<'_> {
         if user.is_empty() { address } else { format!("{user} at {address}") }
     }
 
-    /// A segment of the path as text, for names.
-    pub fn name(&self, at: usize) -> String {
-        self.path.get(at).map(|segment| text(segment)).unwrap_or_default()
-    }
-
     /// What a resource that can only be looked at answers.
     pub fn get(&self, answer: impl FnOnce() -> Outcome) -> Outcome {
         match self.method {

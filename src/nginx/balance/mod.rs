@@ -10,7 +10,9 @@ mod pick;
 pub mod sticky;
 
 use super::health::Server;
+use super::sys::mono;
 use crate::policy::Millis;
+use crate::policy::balance::{FULL, share};
 use crate::policy::control::Patch;
 use crate::policy::limit::KeyHash;
 use crate::shared::balance::Server as Words;
@@ -65,6 +67,12 @@ impl Tuning {
     /// Whether it gets bound sessions only.
     pub fn drains(&self) -> bool {
         self.drain
+    }
+
+    /// What it gets of its share now, 0 to 1: less than all of it while it warms up.
+    pub fn share(&self) -> f64 {
+        let began = self.words.filter(|_| self.slow_start > 0).and_then(Words::began);
+        began.map_or(1.0, |began| f64::from(share(began, mono(), self.slow_start)) / f64::from(FULL))
     }
 
     /// It has come back: begins to warm up.

@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use super::super::log::{self, Level};
+use super::super::log::Level;
 use super::super::sys::mono;
 use super::super::worker;
-use super::{Shown, ZoneConf};
+use super::{Shown, ZoneConf, words};
 use crate::policy::Millis;
 use crate::policy::ban::{Cause, MAX_TIME, Name};
 use crate::policy::limit::KeyHash;
@@ -90,12 +90,7 @@ pub fn add(zone: &ZoneConf, name: &Name, duration: Millis, reason: &str) -> Opti
         reason,
     };
     shared.ban(&name.hash, &new, now)?;
-    let length = duration.div_ceil(1000);
-    let key = Shown(&name.hash, name.address);
-    log::cycle(
-        Level::Warn,
-        format_args!("banned for {length} s by an operator, key {key}, zone \"{}\"", zone.name),
-    );
+    words::banned_by_hand(&zone.name, &Shown(&name.hash, name.address), duration, reason);
     tell(zone, name);
     get(zone, name)
 }
@@ -107,8 +102,7 @@ pub fn remove(zone: &ZoneConf, name: &Name) -> bool {
     if !shared.lift(&name.hash, now, zone.redis.is_none(), now) {
         return false;
     }
-    let key = Shown(&name.hash, address);
-    log::cycle(Level::Warn, format_args!("ban lifted by an operator, key {key}, zone \"{}\"", zone.name));
+    words::lifted(Level::Warn, &zone.name, &Shown(&name.hash, address), "an operator");
     tell(zone, name);
     true
 }

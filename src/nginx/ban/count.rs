@@ -6,14 +6,12 @@
 
 use super::super::context::Context;
 use super::super::limit;
-use super::super::log::Level;
 use super::super::reject::Cause;
 use super::super::request::Request;
 use super::super::sys::mono;
 use super::super::worker;
-use super::{Ban, Counting, Shown};
-use crate::policy::ban::Sentence;
-use crate::shared::ban::{Hit, Rule};
+use super::{Ban, Counting, Shown, words};
+use crate::shared::ban::Hit;
 
 /// The one status of an error that a filter behind ours makes of a success.
 const RANGE_NOT_SATISFIABLE: usize = 416;
@@ -82,7 +80,7 @@ fn hit(request: &Request, ban: &Ban, counting: &Counting) {
     let (hash, now) = (ban.hash(&name), mono());
     let made = shared.hit(&hash, &counting.rule, name.address, now);
     if let Hit::Banned(sentence) = made {
-        say(request, ban, counting, (&Shown(&hash, name.address), sentence));
+        words::misbehaved(request, ban, counting, &Shown(&hash, name.address), sentence.length);
     }
     // A dry run is this host's own.
     if !ban.dry_run()
@@ -90,19 +88,4 @@ fn hit(request: &Request, ban: &Ban, counting: &Counting) {
     {
         worker.bans.hit(&worker, zone, (&hash, &counting.rule), made);
     }
-}
-
-fn say(request: &Request, ban: &Ban, counting: &Counting, (key, sentence): (&Shown, Sentence)) {
-    let Rule { terms, .. } = &counting.rule;
-    let dry = if ban.dry_run() { ", dry run" } else { "" };
-    request.log(
-        Level::Warn,
-        format_args!(
-            "banned for {} s{dry}: {} responses, {}, key {key}, zone \"{}\"",
-            sentence.length.div_ceil(1000),
-            terms.count,
-            counting.text,
-            ban.zone_name,
-        ),
-    );
 }

@@ -9,11 +9,11 @@ use std::time::Instant;
 use nginx_sys as sys;
 
 use super::super::conf::MainConf;
-use super::super::log::{self, Level};
+use super::super::log::Level;
 use super::super::sys::mono;
 use super::super::timer::Timer;
 use super::super::worker::{self, Worker};
-use super::{Shown, ZoneConf};
+use super::{Shown, ZoneConf, words};
 use crate::policy::Millis;
 use crate::policy::ban::MAX_TIME;
 use crate::policy::limit::KeyHash;
@@ -187,16 +187,7 @@ fn enter(zone: &ZoneConf, shared: &BanZone, ban: &Banned, then: Millis) {
     };
     let placed = shared.ban(&ban.key, &new, mono());
     if placed.is_some_and(|placed| placed.fresh) {
-        log::cycle(
-            Level::Notice,
-            format_args!(
-                "banned for {} s by another gateway ({}), key {}, zone \"{}\"",
-                ban.left.div_ceil(1000),
-                ban.cause.name(),
-                Shown(&ban.key, None),
-                zone.name,
-            ),
-        );
+        words::banned_elsewhere(&zone.name, &Shown(&ban.key, None), ban.left, ban.cause.name());
     }
 }
 
@@ -204,14 +195,7 @@ fn enter(zone: &ZoneConf, shared: &BanZone, ban: &Banned, then: Millis) {
 fn lifted(zone: &ZoneConf, shared: &BanZone, key: &KeyHash, at: Millis) {
     let address = shared.get(key).and_then(|entry| entry.address);
     if shared.lift(key, at, true, mono()) {
-        log::cycle(
-            Level::Notice,
-            format_args!(
-                "ban lifted by another gateway, key {}, zone \"{}\"",
-                Shown(key, address),
-                zone.name
-            ),
-        );
+        words::lifted(Level::Notice, &zone.name, &Shown(key, address), "another gateway");
     } else if shared.get(key).is_some_and(|entry| entry.lifted.is_some()) {
         shared.told(key);
     }

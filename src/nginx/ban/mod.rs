@@ -6,6 +6,7 @@ pub mod control;
 mod count;
 mod keeper;
 pub mod variables;
+mod words;
 
 use std::cell::Cell;
 use std::net::IpAddr;

@@ -12,7 +12,7 @@ use super::{About, words};
 use crate::policy::Millis;
 use crate::policy::breaker::{Outcome, Settings, State, Transition, Via};
 use crate::policy::limit::KeyHash;
-use crate::shared::breaker::{Admission, Breaker, Caller, Era, Report, Token, View};
+use crate::shared::breaker::{Admission, Breaker, Caller, Detailed, Era, Report, Token, View};
 use crate::shared::upstream::{Claims, Full};
 
 /// One breaker: the record all workers share, and what this cycle's configuration makes of it.
@@ -87,6 +87,11 @@ impl Gate {
             Admission::Allow(token) => Ok(token),
             Admission::Reject { retry_after } => Err(retry_after),
         }
+    }
+
+    /// What only the metrics tell apart.
+    pub fn details(&self) -> Detailed {
+        self.breaker.details(mono())
     }
 
     /// What it is set to, how it stands, and the milliseconds until it is worth trying again.

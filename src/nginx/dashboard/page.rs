@@ -28,7 +28,7 @@ struct Parts {
 }
 
 static PARTS: LazyLock<Parts> = LazyLock::new(|| {
-    let style = slim(STYLE, "/*");
+    let style = tight(&slim(STYLE, "/*"));
     let script = format!("'use strict';{{\n{}}}\n", SCRIPTS.map(|script| slim(script, "//")).concat());
     let policy = policy(&style, &script);
     Parts { style, script, policy }
@@ -81,6 +81,13 @@ fn slim(text: &str, comment: &str) -> String {
         slim.push('\n');
     }
     slim
+}
+
+/// A style without the blanks that only people need. Strings in it hold no marks.
+fn tight(style: &str) -> String {
+    const MARKS: [(&str, &str); 7] =
+        [(" {", "{"), ("{ ", "{"), (" }", "}"), ("; ", ";"), (": ", ":"), (", ", ","), (";}", "}")];
+    MARKS.iter().fold(style.to_owned(), |style, (wide, tight)| style.replace(wide, tight))
 }
 
 fn escaped(text: &str) -> String {

@@ -199,6 +199,15 @@ impl Check {
         format!("{method}\0{uri}\0{port:?}\0{host:?}\0{match_name:?}\0{protocol:?}\0{secure}\0{tls}")
     }
 
+    /// What the metrics call it.
+    pub fn label(&self) -> String {
+        match &self.protocol {
+            Protocol::Http => format!("http:{}", self.uri),
+            Protocol::Tcp => "tcp".to_owned(),
+            Protocol::Grpc(check) => format!("grpc:{}", check.service),
+        }
+    }
+
     /// The request of this check's probes.
     fn request(&self, host: &str, headers: Vec<(String, String)>, expect: Arc<Match>) -> Request {
         Request {

@@ -9,7 +9,7 @@ use super::super::log::{self, Level};
 use super::super::sys::mono;
 use super::super::timer::Timer;
 use super::super::worker::{self, Worker};
-use super::super::{breaker, membership};
+use super::super::{breaker, membership, traffic};
 use super::slots::{Flight, Slot, Slots, Subject};
 use crate::policy::Millis;
 use crate::policy::health::{Change, Condition, Probe as Said, State, apply, schedule};
@@ -80,11 +80,15 @@ impl Driver {
         let Some(flight) = slot.flight.take_if(|flight| flight.serial == serial) else { return };
         let subject = slot.subject.clone();
         let next = slot.next(&subject, &flight.lease, mono());
+        let took = millis(report.elapsed);
         let outcome = match &subject.check.rules {
             Some(rules) => rules.judge(&subject.member.server.name, report),
             None => report.outcome,
         };
         let passed = passed(&outcome);
+        let (group, server) = (subject.group, &*subject.member.server);
+        let place = traffic::Place { group, number: subject.number, server, check: subject.check };
+        traffic::probed(worker.conf, place, &outcome, took);
         let booked = slot.book(&subject, &flight, outcome, next);
         drop(slots);
         if let Some(passed) = passed {
@@ -92,6 +96,7 @@ impl Driver {
         }
         if let Some((change, reason)) = booked {
             announce(&subject, change, &reason);
+            traffic::changed(worker.conf, place, change);
             // Before anybody hears of it.
             subject.member.recover(change, mono());
             if let Some(store) = worker.conf.upstreams.store() {
@@ -297,4 +302,8 @@ fn random(most: Millis) -> Millis {
     // SAFETY: no memory of ours is involved; nginx seeds the generator in each worker.
     let value = Millis::from(unsafe { sys::random() }.unsigned_abs());
     value % (most + 1)
+}
+
+fn millis(length: core::time::Duration) -> Millis {
+    Millis::try_from(length.as_millis()).unwrap_or(Millis::MAX)
 }

@@ -32,8 +32,9 @@ use crate::policy::balance::{Mode, Outlook};
 use crate::policy::health::{Condition, Match, State};
 use crate::shared::health::Check as SharedCheck;
 
+pub use conf::Check;
 pub use driver::Driver;
-pub use member::{Member, Members, Server};
+pub use member::{Member, Members, Record, Server};
 pub use peers::{DEGRADED, DRAINING, Peers, Role, each, primaries};
 
 /// All checks of the configuration.
@@ -62,6 +63,11 @@ impl Conf {
     pub fn checks_of(&self, us: *const sys::ngx_http_upstream_srv_conf_t) -> Vec<usize> {
         let numbered = self.checks.iter().enumerate();
         numbered.filter(|(_, check)| core::ptr::eq(check.group, us)).map(|(number, _)| number).collect()
+    }
+
+    /// The check of this number.
+    pub fn check(&self, number: usize) -> Option<&conf::Check> {
+        self.checks.get(number)
     }
 
     fn find_match(&self, name: &str) -> Option<&Named> {
@@ -118,6 +124,11 @@ impl GroupState {
     /// Whether the group is in panic and sends to all.
     pub fn panics_to_all(&self) -> bool {
         self.panic.get() == Some(Mode::All)
+    }
+
+    /// Whether the group is in panic.
+    pub fn panics(&self) -> bool {
+        self.panic.get().is_some()
     }
 
     /// Lets a server that its breaker lets in again warm up.

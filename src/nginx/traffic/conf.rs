@@ -9,7 +9,7 @@ use super::super::upstream;
 use super::super::zone::{Zone, min_size};
 use crate::shared::traffic::Plan;
 use crate::shared::traffic::cells::{
-    Cache, Cells, CoreLimit, Group, Host, Http, Peer, RateLimit, Zone as ZoneCells,
+    Cache, Cells, CoreLimit, Group, Host, Http, Peer, Probes, RateLimit, Zone as ZoneCells,
 };
 
 /// A `status_zone`: those of servers and those of locations are told apart, whatever their names.
@@ -157,6 +157,8 @@ pub fn finish(cf: *mut sys::ngx_conf_t, main: &mut MainConf) -> Result {
     need.of::<Cache>(caches, 1);
     need.of::<CoreLimit>(limits, 2);
     need.of::<RateLimit>(main.limits.0.len(), 2);
+    let probed = groups.iter().map(|us| upstream::servers(*us) * main.health.checks_of(*us).len());
+    need.of::<Probes>(probed.sum(), 16);
     let workers = configured_workers(cf).clamp(1, 128);
     let mut plan =
         Plan { shards: workers, processes: workers * 3 + 8, records: need.records, words: need.words };

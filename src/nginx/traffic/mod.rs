@@ -7,6 +7,7 @@ mod attempts;
 pub mod conf;
 mod native;
 pub mod peers;
+mod probes;
 mod process;
 mod requests;
 pub mod reset;
@@ -30,6 +31,7 @@ use crate::shared::traffic::{Key, Plan, Presence, Series, Store};
 pub use attempts::wrap;
 pub use conf::{LocConf, want};
 pub use peers::observe;
+pub use probes::{Place, changed, probed};
 pub use process::Watch;
 pub use requests::{begun, logged, noted};
 

@@ -56,6 +56,8 @@ pub struct Server {
     pub series: &'static Series<cells::Peer>,
     /// What the API calls it.
     pub id: u64,
+    /// Of each check of the group.
+    pub probes: Vec<Series<cells::Probes>>,
 }
 
 /// A peer that is held by a request, or whose list is locked.
@@ -117,11 +119,12 @@ impl GroupState {
             let identity = server.identity();
             let ordinal = seen.entry(identity.clone()).or_default();
             let about = format!("server\0{}\0{identity}\0{ordinal}", group.name);
+            let probes = probes(main, group, by, &format!("{identity}\0{ordinal}"));
             *ordinal += 1;
             let Some(series) = by.get::<cells::Peer>(&about) else { continue };
             let id = id(&its, &series);
             names.push((server.at, servers.len()));
-            servers.push(Rc::new(Server { server, series: main.traffic.shelf.keep(series), id }));
+            servers.push(Rc::new(Server { server, series: main.traffic.shelf.keep(series), id, probes }));
         }
         names.sort_unstable();
         let complete = servers.len() == all;
@@ -275,6 +278,21 @@ pub fn observe(main: &MainConf, group: &Group) {
     for peer in super::snapshot::states(main, group) {
         turn(peer.0, matches!(peer.1, State::Unavail | State::Checking | State::Unhealthy));
     }
+}
+
+/// The series of each of the group's checks of one server.
+fn probes(main: &MainConf, group: &Group, by: By<'_>, server: &str) -> Vec<Series<cells::Probes>> {
+    let mut seen: HashMap<String, usize> = HashMap::new();
+    let checks = group.checks.iter().filter_map(|number| main.health.check(*number));
+    let series = checks.map(|check| {
+        let identity = check.identity();
+        let again = seen.entry(identity.clone()).or_default();
+        let about = format!("probes\0{}\0{server}\0{identity}\0{again}", group.name);
+        *again += 1;
+        by.get(&about)
+    });
+    // All or none: they are found by their position.
+    series.collect::<Option<_>>().unwrap_or_default()
 }
 
 /// A server's number in its group: given to it when it is first seen, and never to another.

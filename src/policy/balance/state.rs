@@ -1,8 +1,9 @@
 //! The one word for a server's state that clients of the API see, out of all that bears upon it.
 
 /// A server's state, in NGINX Plus's words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum State {
+    #[default]
     Up,
     Draining,
     Down,

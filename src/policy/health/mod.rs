@@ -6,6 +6,7 @@ mod body;
 mod builder;
 mod error;
 mod expect;
+mod finding;
 mod header;
 mod json;
 mod pattern;
@@ -21,6 +22,7 @@ mod tests;
 pub use builder::Builder;
 pub use error::MatchError;
 pub use expect::{Answer, Match, Verdict};
+pub use finding::{CHANGES, FINDINGS, change, finding};
 #[cfg(any(test, sluice_fuzz))]
 pub use json::found;
 pub use reason::ReasonKind;

@@ -417,7 +417,8 @@ impl BanZone {
     pub fn copy_from(&self, old: &Self, now: Millis) {
         for entry in old.entries() {
             let new = New {
-                until: entry.until,
+                // What was lifted is lifted anew below.
+                until: entry.lifted.map_or(entry.until, |_| entry.sentence),
                 since: entry.since,
                 level: entry.level,
                 cause: entry.cause,

@@ -21,6 +21,9 @@ impl Breaker {
             }
             Outcome::Failure(failure) => {
                 self.fail.fetch_add(1, Relaxed);
+                if report.slow {
+                    self.details.slow_failure();
+                }
                 self.last.store(failure.to_bits(), Relaxed);
                 self.failed_at.store(now, Relaxed);
                 true

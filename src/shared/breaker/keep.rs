@@ -174,6 +174,7 @@ impl Breaker {
             return None;
         }
         self.closed.fetch_add(1, Relaxed);
+        self.details.changed(from.state, Cause::Reset);
         Some(self.transition(from, State::Closed, Cause::Reset))
     }
 
@@ -270,8 +271,9 @@ impl Breaker {
         });
         let wide = self.buckets.iter().chain(&self.permits).chain(self.counters());
         wide.for_each(|word| word.store(0, SeqCst));
-        let narrow = self.log.iter().chain([&self.run, &self.last, &self.head]);
+        let narrow = self.log.iter().chain([&self.run, &self.last, &self.head, &self.expired]);
         narrow.for_each(|word| word.store(0, SeqCst));
+        self.details.clear();
         let times = [&self.changed, &self.floor, &self.over, &self.failed_at, &self.calm];
         times.into_iter().for_each(|word| word.store(0, SeqCst));
     }
@@ -291,6 +293,8 @@ impl Breaker {
         copy32(&self.run, &old.run);
         copy32(&self.last, &old.last);
         copy32(&self.head, &old.head);
+        copy32(&self.expired, &old.expired);
+        self.details.copy_from(&old.details);
         copy(&self.changed, &old.changed);
         copy(&self.floor, &old.floor);
         copy(&self.over, &old.over);

@@ -9,6 +9,7 @@
 
 mod ask;
 mod count;
+mod details;
 mod eject;
 mod keep;
 #[cfg(test)]
@@ -19,8 +20,11 @@ use crate::shared::cell::atomic::fence;
 use crate::shared::cell::atomic::{AtomicU32, AtomicU64};
 
 pub use ask::{Admission, Caller, Era, Report, Token};
+pub use details::{CHANGES, Detailed};
 pub use eject::{Bar, Probed};
 pub use keep::View;
+
+use details::{Details, Refused};
 
 use super::cell::shared_struct;
 use crate::policy::Millis;
@@ -58,7 +62,9 @@ shared_struct! {
 
         /// Where the next failure is logged, modulo `LOG`.
         head: AtomicU32,
-        spare: [AtomicU32; 15],
+        /// Permits whose lease ended without a result.
+        expired: AtomicU32,
+        details: Details,
 
         log: [AtomicU32; LOG],
 
@@ -93,9 +99,14 @@ impl Breaker {
         loop {
             let (state, forced) = (self.load(), self.forced(now));
             let admission = match forced {
-                Some(Forced::Open) => return (self.reject(self.forced_for(s, now, state)), made),
+                Some(Forced::Open) => {
+                    return (self.reject(self.forced_for(s, now, state), Refused::Forced), made);
+                }
                 Some(Forced::Closed) => Some(Admission::Allow(Token::plain(state.generation))),
-                None | Some(Forced::DryRun) => self.admit_unforced(s, now, caller, state, &mut made),
+                None | Some(Forced::DryRun) => {
+                    let dry = is_dry(s, forced);
+                    self.admit_unforced(s, now, caller, (state, dry), &mut made)
+                }
             };
             match admission {
                 Some(Admission::Reject { .. }) if is_dry(s, forced) => {
@@ -125,7 +136,7 @@ impl Breaker {
         s: &Settings,
         now: Millis,
         caller: Caller,
-        state: StateWord,
+        (state, dry): (StateWord, bool),
         made: &mut Option<Transition>,
     ) -> Option<Admission> {
         match state.state {
@@ -133,7 +144,7 @@ impl Breaker {
             State::Open => {
                 let left = words::ahead(state.deadline, now);
                 if left > 0 || !caller.may_test {
-                    return Some(self.reject(left.max(1).unsigned_abs()));
+                    return Some(self.reject(left.max(1).unsigned_abs(), Refused::Open.unless(dry)));
                 }
                 if self.change(state, now, |at| at.next(State::HalfOpen)).is_some() {
                     *made = Some(self.transition(state, State::HalfOpen, Cause::Elapsed));
@@ -153,7 +164,7 @@ impl Breaker {
                     *made = done.or(*made);
                     None
                 }
-                Grant::Busy(left) => Some(self.reject(left)),
+                Grant::Busy(left) => Some(self.reject(left, Refused::HalfOpen.unless(dry))),
             },
         }
     }
@@ -226,8 +237,9 @@ impl Breaker {
         permit.is_some_and(|permit| permit.compare_exchange(from, to, SeqCst, SeqCst).is_ok())
     }
 
-    fn reject(&self, retry_after: Millis) -> Admission {
+    fn reject(&self, retry_after: Millis, why: Refused) -> Admission {
         self.rejected.fetch_add(1, Relaxed);
+        self.details.refused(why);
         Admission::Reject { retry_after }
     }
 
@@ -249,6 +261,8 @@ impl Breaker {
             let word = permit.load(SeqCst);
             let held = Permit::unpack(word);
             if held.grantable(generation, now) && self.replace(slot, word, mine) {
+                let lost = held.state == PermitState::Leased && held.generation == generation;
+                self.expired.fetch_add(lost.into(), Relaxed);
                 return Grant::Test(Token::test(generation, slot, mine));
             }
             if held.state == PermitState::Leased {
@@ -289,10 +303,12 @@ impl Breaker {
             let deadline = words::stamp(now.wrapping_add(open_for));
             let from =
                 self.change(state, now, |at| StateWord { attempts, deadline, ..at.next(State::Open) })?;
+            self.details.changed(from.state, bad);
             return Some(Transition { attempts, open_for, ..self.transition(from, State::Open, bad) });
         }
         self.floor.fetch_max(now, SeqCst);
         let from = self.change(state, now, |at| at.next(State::Closed))?;
+        self.details.changed(from.state, Cause::TestsPassed { count });
         Some(self.transition(from, State::Closed, Cause::TestsPassed { count }))
     }
 
@@ -318,6 +334,7 @@ impl Breaker {
             let deadline = words::stamp(now.wrapping_add(deadline(at)));
             StateWord { deadline, ..at.next(State::Open) }
         })?;
+        self.details.changed(from.state, cause);
         Some(Transition { open_for: deadline(from), ..self.transition(from, State::Open, cause) })
     }
 

@@ -192,6 +192,13 @@ impl Check {
         }
     }
 
+    /// The worker that probes at this moment.
+    pub fn prober(&self, now: Millis) -> Option<u16> {
+        let word = self.lease.load(Relaxed);
+        let held = Hold::unpack(word);
+        (word != 0 && held.busy && ahead(held.time, now) > 0).then_some(held.worker)
+    }
+
     /// The check as it stands.
     #[allow(dead_code, reason = "for the API, which is to come")]
     pub fn view(&self) -> View {

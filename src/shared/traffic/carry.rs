@@ -31,6 +31,7 @@ impl Store {
             cells::RateLimit::KIND => self.copy_as::<cells::RateLimit>(old, from),
             cells::Host::KIND => self.copy_as::<cells::Host>(old, from),
             cells::Group::KIND => self.copy_as::<cells::Group>(old, from),
+            cells::Probes::KIND => self.copy_as::<cells::Probes>(old, from),
             _ => false,
         }
     }

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::AtomicU64;
 
+use crate::policy::health::{CHANGES, FINDINGS};
 use crate::policy::traffic::{CLASSES, DURATION, KNOWN, RESPONSE};
 use crate::shared::cell::{Shared, shared_struct};
 
@@ -168,3 +169,19 @@ shared_struct! {
     }
 }
 cells!(Group, 8, 8);
+
+shared_struct! {
+    /// One check of one server.
+    #[derive(Debug)]
+    pub struct Probes {
+        /// By `policy::health::found`.
+        pub found: [AtomicU64; FINDINGS.len()],
+        /// By `policy::health::CHANGES`.
+        pub changes: [AtomicU64; CHANGES.len()],
+        /// Probes by the time they took, and the milliseconds of all together.
+        pub times: [AtomicU64; RESPONSE.len() + 1],
+        pub time_sum: AtomicU64,
+        pub spare: [AtomicU64; 4],
+    }
+}
+cells!(Probes, 16, 0);

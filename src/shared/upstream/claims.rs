@@ -4,6 +4,7 @@
 //! Each step leaves the zone whole, so that a death between two of them costs at most one record for a while.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::slots::{BreakerSlot, FrontSlot, Slot, Use};
 use super::{Full, Key, Store};
@@ -186,7 +187,10 @@ impl<'s> Claims<'s> {
     fn claim<T: Slot>(&mut self) -> Result<(usize, &'static T), Full> {
         let [free, last]: [Listed; 2] = [(is_free, |its| &mut its.free), (is_last, |its| &mut its.last)];
         let found = self.reuse::<T>(free).or_else(|| self.store.extend()).or_else(|| self.reuse::<T>(last));
-        found.ok_or_else(|| self.store.full::<T>())
+        found.ok_or_else(|| {
+            self.store.header.failures.fetch_add(1, Relaxed);
+            self.store.full::<T>()
+        })
     }
 
     /// One of those listed that nobody has asked for since.

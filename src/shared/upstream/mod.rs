@@ -9,6 +9,8 @@
 mod claims;
 mod slots;
 
+mod fill;
+
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
@@ -22,7 +24,7 @@ use slots::{BREAKER, BreakerSlot, CHECK, FrontSlot, IDENT, Slot};
 /// Says that the memory is ours; written last.
 const MAGIC: u64 = u64::from_be_bytes(*b"sluiceUP");
 /// One more whenever a struct of this zone changes.
-const LAYOUT: u64 = 5;
+pub const LAYOUT: u64 = 5;
 /// Worker indices that `enter` tells apart.
 const WORKERS: usize = 128;
 
@@ -44,6 +46,8 @@ shared_struct! {
         breakers: AtomicU64,
         /// Changes of the groups' servers that the core does not count itself.
         members: AtomicU64,
+        /// Records that there was no room for.
+        failures: AtomicU64,
         /// The cycle in which a worker of this index started last.
         entered: [AtomicU32; WORKERS],
     }
@@ -52,7 +56,9 @@ shared_struct! {
 const HEADER: usize = size_of::<Header>();
 /// The smallest zone: a record of each kind.
 const LEAST: usize = HEADER + CHECK + BREAKER;
-const _: () = assert!(HEADER == 576);
+const _: () = assert!(HEADER == 640);
+
+pub use fill::Fill;
 
 /// What a record is about: a hash that does not collide.
 pub type Key = [u64; 2];
@@ -195,6 +201,7 @@ impl Store {
         self.header.generation.store(old.header.generation.load(SeqCst), SeqCst);
         self.header.changes.store(old.header.changes.load(SeqCst), SeqCst);
         self.header.members.store(old.header.members.load(SeqCst), SeqCst);
+        self.header.failures.store(old.header.failures.load(SeqCst), SeqCst);
         for (to, from) in self.header.entered.iter().zip(&old.header.entered) {
             to.store(from.load(SeqCst), SeqCst);
         }

@@ -26,12 +26,14 @@ sub new {
     Sluice::Run::wait_until(15, sub { $self->{http}->get("$self->{base}/status")->{success} }) or die "chromedriver did not start: scripts/setup installs it\n";
     # No sandbox, because CI runs as root; nothing that would look for the network outside.
     my @flags = qw(headless no-sandbox disable-gpu disable-dev-shm-usage disable-quic no-first-run disable-background-networking disable-component-update
-        disable-sync disable-default-apps hide-scrollbars force-color-profile=srgb);
+        disable-sync disable-default-apps hide-scrollbars force-color-profile=srgb force-prefers-reduced-motion);
     my $session = $self->ask(POST => '/session', { capabilities => { alwaysMatch => {
         'goog:chromeOptions' => { args => [ map({"--$_"} @flags), "--user-data-dir=$dir", '--window-size=1440,1000' ] },
         'goog:loggingPrefs'  => { browser => 'ALL' },
     } } });
     $self->{session} = "/session/$session->{sessionId}";
+    # The driver, ended before it has been told to end the browser, would leave it behind.
+    Sluice::Run::own($self->{browser} = $session->{capabilities}{'goog:processID'});
     return $self;
 }
 
@@ -109,7 +111,7 @@ sub screenshot {
 sub close {
     my $self = shift;
     my $session = delete $self->{session} or return;
-    eval { $self->ask(DELETE => $session) };
+    Sluice::Run::disown($self->{browser}) if eval { $self->ask(DELETE => $session); 1 };
 }
 
 # Only the test itself ends the browser, not what it forked.

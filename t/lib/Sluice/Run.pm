@@ -76,6 +76,10 @@ sub nginx_t {
     return ($? >> 8, $said);
 }
 
+# own($pid): a process that somebody started for this test ends with it too.
+sub own    { push @started, grep {defined} @_ }
+sub disown { my $pid = shift // 0; @started = grep { $_ != $pid } @started }
+
 # run(@command): in the background; its id.
 sub run {
     my $pid = fork;

@@ -90,29 +90,35 @@ function trips(limits) {
 }
 
 // Bans, a list for each zone.
+const MOST_BANS = 200;
 function bansOf(zone) {
   return Array.isArray(zone.bans) ? list_of(zone.bans) : entries(zone.bans || zone).map(([key, ban]) => ({ key, ...ban }));
 }
 function showBans(words) {
   const zones = entries(world['http/bans']);
   section('bans', zones.length);
-  sync($('ban-list'), zones.map(([name, zone]) => ({ name, bans: bansOf(zone).filter((ban) => matches([name, ban.key, ban.reason].join(' '), words)), all: zone.count ?? bansOf(zone).length })), ({ name }) => name, banCard);
+  sync($('ban-list'), zones.map(([name, zone]) => ({ name, bans: bansOf(zone).filter((ban) => matches([name, ban.key, ban.reason].join(' '), words)), zone })), ({ name }) => name, banCard);
 }
 function banCard({ name }) {
-  const count = el('b');
-  const none = el('p', { class: 'more' }, 'Nobody is banned.');
+  const [count, refused] = [el('b'), el('b')];
+  const about = el('p', { class: 'sub' });
+  const rest = el('p', { class: 'more' });
   const body = el('tbody');
   const table = el('table', { class: 'list' }, el('thead', {}, el('tr', {}, ...['Key', 'Reason', 'Ends', ''].map((text, i) => el('th', { scope: 'col', class: i === 1 ? 'l' : '' }, text || el('span', { class: 'hidden' }, 'Actions'))))), body);
-  const node = el('article', { class: 'card' }, el('div', { class: 'head' }, el('h3', {}, name), el('div', { class: 'facts' }, el('span', {}, count, ' banned')), el('button', { type: 'button', class: 'write', 'aria-haspopup': 'dialog', onclick: () => banAction(name) }, 'Ban…')), table, none);
-  node.update = ({ bans, all }) => {
-    say(count, int(all));
-    none.hidden = bans.length > 0;
+  const node = el('article', { class: 'card' }, el('div', { class: 'head' }, el('h3', {}, name), el('div', { class: 'facts' }, el('span', {}, count, ' banned'), el('span', {}, refused, ' refused')), el('button', { type: 'button', class: 'write', 'aria-haspopup': 'dialog', onclick: () => banAction(name) }, 'Ban…')), about, table, rest);
+  node.update = ({ bans, zone }) => {
+    say(count, int(zone.count ?? bans.length));
+    say(refused, int(zone.refused));
+    say(about, [zone.key && 'per ' + zone.key, zone.redis ? `shared through ${zone.redis}` : 'on this host'].filter(Boolean).join(' · '));
+    rest.hidden = bans.length > 0 && bans.length <= MOST_BANS;
+    say(rest, bans.length ? `And ${int(bans.length - MOST_BANS)} more: the filter finds them.` : zone.count ? 'None of them matches the filter.' : 'Nobody is banned.');
     table.hidden = !bans.length;
-    sync(body, bans.slice(0, 200), (ban) => ban.key, ({ key }) => {
+    sync(body, bans.slice(0, MOST_BANS), (ban) => ban.id ?? ban.key, ({ key }) => {
       const [why, ends] = [el('span', { class: 'words' }), inTime()];
       const row = el('tr', {}, el('td', { class: 'mono' }, key), el('td', { class: 'l' }, why), el('td', {}, ends), el('td', {}, actionButton('Lift the ban of ' + key, () => unbanAction(name, key))));
       row.update = (ban) => {
-        say(why, [ban.reason, ban.times > 1 && `for the ${ban.times}th time`].filter(Boolean).join(' · '));
+        say(why, [ban.dry_run && 'dry run', ban.reason, ban.times > 1 && `${ban.times} times in a row`, ban.source === 'redis' && 'by another gateway'].filter(Boolean).join(' · '));
+        put(row, 'title', ban.since ? 'since ' + new Date(at(ban.since)).toLocaleString() : null);
         ends.show(at(ban.until || ban.expires));
       };
       return row;

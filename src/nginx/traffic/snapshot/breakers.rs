@@ -6,7 +6,20 @@ use crate::nginx::conf::MainConf;
 
 pub fn of(gate: &Gate) -> Breaker {
     let (settings, view, retry_after) = gate.shown();
-    Breaker { about: gate.name().to_owned(), settings: *settings, state: view.name(), view, retry_after }
+    let details = gate.details();
+    Breaker {
+        about: gate.name().to_owned(),
+        settings: *settings,
+        state: view.name(),
+        view,
+        details,
+        retry_after,
+    }
+}
+
+/// Those of routes.
+pub fn routes(conf: &MainConf) -> Vec<(String, Breaker)> {
+    conf.breaker.gates_of_routes().map(|(name, gate)| (name.to_owned(), of(gate))).collect()
 }
 
 /// All of them, upstreams first.
@@ -17,11 +30,8 @@ pub fn breakers(conf: &MainConf) -> Vec<Breakers> {
         Breakers { name: group.name, route: false, breaker: group.breaker, peers }
     });
     let groups = groups.filter(|group| group.breaker.is_some() || !group.peers.is_empty());
-    let routes = conf.breaker.gates_of_routes().map(|(name, gate)| Breakers {
-        name: name.to_owned(),
-        route: true,
-        breaker: Some(of(gate)),
-        peers: Vec::new(),
-    });
+    let routes = routes(conf).into_iter();
+    let routes =
+        routes.map(|(name, gate)| Breakers { name, route: true, breaker: Some(gate), peers: Vec::new() });
     groups.chain(routes).collect()
 }

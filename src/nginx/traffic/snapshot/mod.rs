@@ -5,13 +5,16 @@
 
 #![allow(dead_code, unused_imports, reason = "for the API, the metrics and the dashboard, which are to come")]
 
+mod bans;
 mod breakers;
 mod host;
 mod limits;
+mod probes;
 mod upstreams;
 mod web;
 
-pub use breakers::breakers;
+pub use bans::bans;
+pub use breakers::{breakers, routes};
 pub use host::{caches, limit_conns, limit_reqs, processes, slab_stats, slabs};
 pub use limits::rate_limits;
 pub use upstreams::{states, upstream, upstreams};
@@ -22,7 +25,8 @@ use serde::Serialize;
 use crate::policy::Millis;
 use crate::policy::balance::State;
 use crate::policy::breaker::{Settings, Via};
-use crate::shared::breaker::View;
+use crate::shared::ban::Counters;
+use crate::shared::breaker::{Detailed, View};
 
 /// Responses by status.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -191,11 +195,13 @@ pub struct Group {
     pub keepalive: Option<u64>,
     /// Servers that were removed and still serve.
     pub zombies: u64,
+    /// Too few of its servers are usable: `panic_threshold`.
+    pub panic: bool,
     pub breaker: Option<Breaker>,
 }
 
 /// One server of a group.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Peer {
     /// Stable for the life of the server.
     pub id: u64,
@@ -241,6 +247,10 @@ pub struct Peer {
     pub downstart: Option<Millis>,
     /// When it was last chosen.
     pub selected: Option<Millis>,
+    /// Each of its checks.
+    pub probes: Vec<Probes>,
+    /// What it gets of its share while it warms up, 0 to 1.
+    pub share: f64,
     /// Its checks call it degraded.
     pub degraded: bool,
     pub breaker: Option<Breaker>,
@@ -257,6 +267,29 @@ pub struct HealthChecks {
     /// `None`: no check has ended yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_passed: Option<bool>,
+}
+
+/// One check of one server.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Probes {
+    /// `http:/health`, `tcp` and the like; of checks that would be called the same, all but the first have `#2` and so
+    /// on behind it.
+    pub check: String,
+    /// When the last probe ended.
+    pub last: Option<Millis>,
+    pub last_passed: Option<bool>,
+    /// That is longer ago than two intervals and the timeout.
+    pub overdue: bool,
+    /// Probes left out.
+    pub skipped: u64,
+    /// The worker that is probing now.
+    pub prober: Option<u16>,
+    /// Result, reason, and how often.
+    pub results: Vec<(&'static str, &'static str, u64)>,
+    /// How often the verdict changed, from what to what.
+    pub changes: Vec<(&'static str, &'static str, u64)>,
+    /// By `policy::traffic::RESPONSE`.
+    pub durations: Histogram,
 }
 
 /// A `rate_limit_zone`.
@@ -291,6 +324,15 @@ pub struct RateLimit {
     pub keys_evicted: u64,
 }
 
+/// A `ban_zone`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bans {
+    /// Bans in force, without those of dry runs; and how many there is room for.
+    pub active: usize,
+    pub capacity: usize,
+    pub counters: Counters,
+}
+
 /// A circuit breaker.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Breaker {
@@ -298,6 +340,7 @@ pub struct Breaker {
     pub about: String,
     pub settings: Settings,
     pub view: View,
+    pub details: Detailed,
     /// `closed`, `open`, `half_open`, `forced_open` or `forced_closed`.
     pub state: &'static str,
     /// Milliseconds until it is worth trying again.

@@ -9,7 +9,7 @@ use nginx_sys as sys;
 use super::super::peers::{self as peers_of, Server};
 use super::super::process::alive;
 use super::web::responses;
-use super::{Group, HealthChecks, Histogram, Peer, breakers};
+use super::{Group, HealthChecks, Histogram, Peer, breakers, probes};
 use crate::nginx::conf::MainConf;
 use crate::nginx::health::{self, Member, Role, peers};
 use crate::nginx::sys::{PeersLock, now, zone_of};
@@ -56,6 +56,7 @@ struct Raw {
 fn of(conf: &MainConf, group: &upstream::Group) -> Group {
     membership::catch_up(conf, group);
     group.traffic.refresh(conf, group);
+    health::refresh(conf, group);
     peers_of::observe(conf, group);
     // SAFETY: a group of this process's cycle.
     let zone = unsafe { zone_of(group.upstream).as_ref() };
@@ -65,7 +66,7 @@ fn of(conf: &MainConf, group: &upstream::Group) -> Group {
     let store = conf.traffic.store();
     let peers = found.iter().enumerate().filter_map(|(number, raw)| {
         let its = servers.get(raw.at)?;
-        let mut peer = peer(group, its, member_of(&members, number, its), raw);
+        let mut peer = peer(conf, group, its, member_of(&members, number, its), raw);
         if let Some(store) = store.filter(|_| zone.is_none()) {
             peer.active = store.gauge(its.series.number, alive);
         }
@@ -77,6 +78,7 @@ fn of(conf: &MainConf, group: &upstream::Group) -> Group {
         peers: peers.collect(),
         keepalive: store.map(|store| group.traffic.keepalive(store)),
         zombies: store.map_or(0, |store| group.traffic.zombies(store) as u64),
+        panic: group.health.panics(),
         breaker: group.breaker.gate().map(breakers::of),
     }
 }
@@ -116,7 +118,7 @@ fn raw(group: &upstream::Group, room: usize) -> Vec<Raw> {
     found
 }
 
-fn peer(group: &upstream::Group, its: &Server, member: Option<&Member>, raw: &Raw) -> Peer {
+fn peer(conf: &MainConf, group: &upstream::Group, its: &Server, member: Option<&Member>, raw: &Raw) -> Peer {
     let series = its.series;
     let breaker = group.breaker.servers().and_then(|servers| {
         servers.named(raw.name as *const sys::ngx_str_t).map(|member| breakers::of(&member.gate))
@@ -146,6 +148,8 @@ fn peer(group: &upstream::Group, its: &Server, member: Option<&Member>, raw: &Ra
         fails: series.sum(|peer| &peer.fails),
         unavail: series.sum(|peer| &peer.unavail),
         health_checks: member.and_then(checks),
+        probes: member.map_or_else(Vec::new, |member| probes::of(conf, member, &its.probes)),
+        share: member.map_or(1.0, |member| member.tuning.share()),
         downtime: downtime(series),
         downstart: Some(series.whole().down_start.load(Relaxed)).filter(|at| *at != 0),
         selected: series.all().map(|peer| peer.selected.load(Relaxed)).max().filter(|at| *at != 0),

@@ -102,7 +102,8 @@ if what == 'lift' then
   local at = now - arg(1)
   if running and ban.since > at then return told(ban) end
   redis.call('SET', state, '0 0 0 1 ' .. whole(at), 'PX', whole(math.max(arg(2), 60000)))
-  if type(redis.pcall('ZREM', list, hash)) == 'number' then changed() end
+  local removed = redis.pcall('ZREM', list, hash)
+  if type(removed) == 'number' then changed() elseif not string.find(removed.err, 'WRONGTYPE') then return removed end
   publish('lift', zone, hash, whole(arg(1)))
   return { 2, arg(1) }
 end

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use ::redis::{FromRedisValue, Value};
 
+use super::super::ban::{Heard, What};
 use super::super::settings::Mode;
 use super::reach::{free_port, local, until_info};
 use super::{Act, Failure, Limit, LinkEvent, PATIENCE, Redis, Settings, Worker, gcra};
@@ -103,6 +104,24 @@ fn node() -> (Redis, u16) {
 
 fn passed(worker: &Worker, tickets: &[u64]) -> usize {
     tickets.iter().filter(|&&ticket| worker.reply(ticket).unwrap().iter().all(|d| d.admitted)).count()
+}
+
+#[test]
+fn bans_are_heard_at_every_node() {
+    let cluster = Cluster::start();
+    let hosts = [1, 2].map(|n| Worker::on_host(super::ban::sharing(cluster.settings()), n));
+    (0..3).for_each(|node| cluster.0[node].0.subscribed(2));
+    for n in 0..3 {
+        hosts[0].say(super::ban::ban(n, 60_000, 0, 1));
+        // By a message of each of the three nodes.
+        (0..3).for_each(|_| assert_eq!(hosts[1].hear_banned(n).level, 1));
+    }
+    hosts[1].say(What::List { known: 0 });
+    let listed = hosts[1].hear(|heard| match heard {
+        Heard::Listed { bans, .. } => Some(bans.len()),
+        _ => None,
+    });
+    assert_eq!(listed, 3);
 }
 
 #[test]

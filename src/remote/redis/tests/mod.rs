@@ -1,5 +1,6 @@
 //! Against a real redis-server, started by each test on a socket of its own.
 
+mod ban;
 mod bench;
 mod cluster;
 mod commit;
