@@ -244,6 +244,8 @@ impl Wrap {
             let Some(init) = self.conf.hooks.init_peer.get() else { return false };
             let (data, get, free, notify) = ((*pc).data, (*pc).get, (*pc).free, (*pc).notify);
             let (set_session, save_session) = ((*pc).set_session, (*pc).save_session);
+            // What stands there the core would take for data of its own, to be used again.
+            (*pc).data = core::ptr::null_mut();
             let done = init(self.request, self.group.upstream) == OK;
             let picker = picker(Request::from_ptr(self.request), self.group, pc);
             let fresh = core::mem::replace(&mut (*pc).data, data);
