@@ -129,7 +129,7 @@ is $browser->js('return [window.pwned || 0, document.querySelectorAll("img, scri
 # ---- limits and their charts
 get($port, '/?who=me') for 1 .. 9;
 ok wait_until(12, sub { $browser->text('#limit-list') =~ /per_who.*allowed\s+[\d.]+\/s\s+refused\s+0\.[1-9]/s }), 'what a limit lets through and refuses' or diag $browser->text('#limit-list');
-ok $browser->js('return document.querySelector(".chart .refused").getAttribute("d").length > 10'), 'drawn, too';
+ok $browser->until_js(15, 'return document.querySelector(".chart .refused").getAttribute("d").length > 10'), 'drawn, too, as soon as there are two points';
 
 # ---- by keyboard alone
 my $focused = 'const e = document.activeElement; return e.id || e.getAttribute("aria-label") || e.tagName';
