@@ -1,5 +1,5 @@
-//! Sluice: rate limits shared through Redis, health checks that read the health document, and circuit
-//! breakers, as one nginx dynamic module.
+//! Sluice: rate limits and bans shared through Redis, health checks that read the health document, and circuit breakers, with
+//! live control and metrics, as one nginx dynamic module.
 //!
 //! # What lives where
 //!
@@ -10,7 +10,9 @@
 //! - [`remote`]: everything that talks to the network, on one I/O thread per worker: Redis and health probes.
 //! - [`nginx`]: glue, the only folder that knows nginx. Directives, phase handlers, upstream wraps, zones.
 //!
-//! A feature has the same stem in each: `limit`, `health`, `breaker`.
+//! A feature has the same stem in each: `limit`, `ban`, `health`, `balance`, `breaker`; and for those who run the gateway `traffic`
+//! (counters, and the snapshots all documents are made of), `events`, `control` (what operators say, over reloads), `api`,
+//! `metrics`, `dashboard`.
 //!
 //! # Which way the arrows go
 //!
