@@ -10,7 +10,7 @@
 //! - [`remote`]: everything that talks to the network, on one I/O thread per worker: Redis and health probes.
 //! - [`nginx`]: glue, the only folder that knows nginx. Directives, phase handlers, upstream wraps, zones.
 //!
-//! A feature has the same stem in each: `limit`, `health`, `breaker`.
+//! A feature has the same stem in each: `limit`, `ban`, `health`, `breaker`.
 //!
 //! # Which way the arrows go
 //!
