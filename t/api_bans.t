@@ -61,12 +61,13 @@ like body_of(api('GET', '/text')), qr/"dry_run":true/, 'a dry run is listed';
 # The same numbers everywhere.
 my $list = body_of(api('GET', '/text'));
 my ($status, $lifted, $refused, $dry) = map { $list =~ /"$_":(\d+)/ } qw(status lifted refused refused_dry_run);
-is metric('nginx_bans_total{zone="text",cause="status"}'), $status, "metrics: $status by status";
+is metric('nginx_bans_made_total{zone="text",cause="status"}'), $status, "metrics: $status by status";
 is metric('nginx_bans_lifted_total{zone="text"}'), $lifted, "$lifted lifted";
-is metric('nginx_ban_requests_total{zone="text",outcome="refused"}'), $refused, "$refused refused";
-is metric('nginx_ban_requests_total{zone="text",outcome="refused_dry_run"}'), $dry, "$dry in a dry run";
+is metric('nginx_bans_refused_total{zone="text",dry_run="false"}'), $refused, "$refused refused";
+is metric('nginx_bans_refused_total{zone="text",dry_run="true"}'), $dry, "$dry in a dry run";
 is join(',', $status, $lifted, $refused, $dry), '1,1,1,1', 'which they are';
-is metric('nginx_bans_active{zone="text"}'), 1, 'one is in force: the dry one';
+is metric('nginx_bans{zone="text"}'), 0, 'none is in force: a dry one is none';
+like body_of(api('GET', '/text')), qr/"count":1,/, 'but listed';
 like body_of(get($port, '/api/9/events')), qr/"kind":"ban","upstream":"text","peer":"#[0-9a-f]{8}","from":"free","to":"banned","text":"banned for 60 s: 2 responses, status=404 within 60 s"/, 'an event';
 like body_of(get($port, '/api/9/events')), qr/"kind":"ban","upstream":"addr","peer":"127\.0\.0\.1","from":"banned","to":"free","text":"ban lifted by an operator"/, 'and its end';
 

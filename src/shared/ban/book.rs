@@ -161,6 +161,10 @@ pub fn level(slot: Slot) -> u32 {
     (slot.word(RECORD).load(SeqCst) & LEVEL) as u32
 }
 
+pub fn is_dry(slot: Slot) -> bool {
+    slot.word(RECORD).load(SeqCst) & DRY != 0
+}
+
 pub fn lifted(slot: Slot) -> Option<Millis> {
     Some(slot.word(LIFTED).load(SeqCst)).filter(|at| *at > 0)
 }

@@ -2,7 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
-use super::{BanZone, New, Origin, SHARDS};
+use super::{BanZone, New, Origin, SHARDS, book};
+use crate::policy::Millis;
 use crate::policy::ban::Cause;
 
 /// What a zone has counted.
@@ -42,6 +43,14 @@ impl BanZone {
             let count = if dry { &shard.refused_dry } else { &shard.refused };
             count.fetch_add(1, Relaxed);
         }
+    }
+
+    /// How many hold, dry runs left out. Reads three words of each place.
+    pub fn active(&self, now: Millis) -> usize {
+        self.bans
+            .all()
+            .filter(|slot| slot.tat().ms() > now && slot.owner().is_some() && !book::is_dry(*slot))
+            .count()
     }
 
     pub fn counters(&self) -> Counters {

@@ -9,7 +9,7 @@ pub fn bans(conf: &MainConf) -> Vec<(String, Bans)> {
     let zones = conf.bans.0.iter().filter_map(|zone| Some((zone.name.clone(), zone.shared()?)));
     let now = mono();
     let of = |shared: &crate::shared::ban::BanZone| Bans {
-        active: shared.entries().filter(|entry| entry.in_force(now) && !entry.dry).count(),
+        active: shared.active(now),
         capacity: shared.capacity(),
         counters: shared.counters(),
     };
