@@ -57,7 +57,7 @@ function peerState(peer, breaker) {
 function peerWords(upstream, peer, breaker, shown) {
   const because = list(peer.because).join('; ') || (shown === STATES.open ? breakerWords(breaker) : '');
   const told = shown === STATES.open ? toldOf('breaker', upstream, peer, 'open').replace(/^.* s: /, '').replace(/, last \w+$/, '') : toldOf('health', upstream, peer, shown.word);
-  return (because + (told && because ? ` (${told})` : told)).replace(/\b(\d{3,})(?:\.\d+)? s\b/g, (_, seconds) => span(seconds));
+  return (because + (told && because ? ` (${told})` : told)).replace(/(?<![\d.])(\d{3,})(?:\.\d+)? s\b/g, (_, seconds) => span(seconds));
 }
 // The text of the newest event of a kind of a server, if with that it became what it is.
 function toldOf(kind, upstream, peer, state) {
