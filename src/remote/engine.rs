@@ -14,6 +14,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::{JoinError, JoinSet};
 
 use super::probe::{self, Kept};
+use super::redis::ban::{Heard, News};
 use super::redis::{self, Feed, Gate, Link, LinkEvent};
 
 /// How long an exit waits for calls that are still on their way.
@@ -182,8 +183,13 @@ fn deliver(
                     outbox.put(Done::Limit(redis::Reply { ticket: call.ticket, result }));
                 }
             },
-            // One without its link is not said again, and nobody waits for it.
-            Job::Ban(ask) => feeds.get(ask.link).into_iter().for_each(|feed| feed.ban(ask.clone())),
+            Job::Ban(ask) => {
+                // Whoever must be heard is to say it again.
+                let failed = News { link: ask.link, zone: ask.zone.clone(), at: ask.at, what: Heard::Failed };
+                if !feeds.get(ask.link).is_some_and(|feed| feed.ban(ask)) {
+                    outbox.put(Done::Ban(failed));
+                }
+            }
             Job::Probe(request, manner) => {
                 let (outbox, kept) = (outbox.clone(), kept.clone());
                 probes.spawn(async move {

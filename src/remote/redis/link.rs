@@ -58,9 +58,9 @@ impl Feed {
         let _ = self.calls.send((at, call));
     }
 
-    /// Queues what is to be told of bans, if there is room: whoever must be heard will say it again.
-    pub(in crate::remote) fn ban(&self, ask: Ask) {
-        let _ = self.bans.try_send(ask);
+    /// Queues what is to be told of bans; false if there is no room.
+    pub(in crate::remote) fn ban(&self, ask: Ask) -> bool {
+        self.bans.try_send(ask).is_ok()
     }
 }
 

@@ -179,9 +179,8 @@ fn the_later_word_holds_however_late_it_comes() {
     assert_eq!(a.list(1).1, []);
     // Banned anew a second ago: an end before that does not end it.
     b.say(ban(1, 60_000, 1_000, 1));
-    a.hear_banned(1);
+    b.hear_banned(1);
     a.say(What::Lift { key: key(1), ago: 1_500, left: 60_000 });
-    a.hear_banned(1);
     assert_eq!(a.list(1).1.len(), 1);
 }
 
@@ -205,6 +204,20 @@ fn a_list_is_read_whole_and_only_when_it_has_changed() {
     a.say(ban(7_000, 60_000, 0, 1));
     a.hear_banned(7_000);
     assert!(a.list(version).0 > version);
+}
+
+#[test]
+fn what_there_is_no_room_for_is_to_be_said_again() {
+    let redis = Redis::start(&[]);
+    // Nothing fails by taking too long.
+    let a = Worker::new(Settings { connect_timeout: PATIENCE * 10, ..sharing(redis.settings()) });
+    redis.subscribed(1);
+    redis.signal("-STOP");
+    for n in 0..6_000 {
+        a.say(ban(n, 60_000, 0, 1));
+    }
+    a.hear(|heard| matches!(heard, Heard::Failed).then_some(()));
+    redis.signal("-CONT");
 }
 
 #[test]
