@@ -93,8 +93,9 @@ is_deeply [ patch('app/servers/0/', $whole) ], [ 200, { %$whole, id => $id } ], 
 
 # --- what it does
 patch('app/servers/0', { slow_start => '0s' });
-wait_until(3, sub { (names(5, '/app')->{a} || 0) == 4 });
-is_deeply names(30, '/app'), { a => 24, b => 6 }, 'a weight of 4 to 1';
+my $met; # the other worker hears of it within a second
+wait_until(5, sub { ($met = names(30, '/app'))->{a} == 24 });
+is_deeply $met, { a => 24, b => 6 }, 'a weight of 4 to 1';
 patch('app/servers/0', { down => $true });
 is_deeply names(10, '/app'), { b => 10 }, 'a server that is down gets nothing';
 is((api(GET => 'app'))[1]{peers}[0]{state}, 'down', 'and is shown so');
