@@ -121,6 +121,7 @@ impl Table {
     }
 
     /// Slots with a key and quota in use.
+    #[cfg(test)]
     pub fn used(&self, now: Millis) -> usize {
         self.all().filter(|slot| slot.key.load(Relaxed) > FREED && !slot.tat().is_empty_at(now)).count()
     }

@@ -166,7 +166,6 @@ impl Member {
     }
 
     /// Its state in one word; `unavail`: the core has put it aside after `max_fails`.
-    #[allow(dead_code, reason = "for the API, which is to come")]
     pub fn state(&self, unavail: bool) -> State {
         let verdict = self.verdict();
         State::of(Facts {

@@ -24,7 +24,6 @@ pub struct Facts {
     pub unavail: bool,
 }
 
-#[allow(dead_code, reason = "for the API, which is to come")]
 impl State {
     /// The strongest fact wins: what people said before what checks found, checks before what traffic met.
     #[must_use]

@@ -93,7 +93,6 @@ pub enum FailKind {
 
 impl FailKind {
     /// The name used in metrics and in the API.
-    #[allow(dead_code, reason = "for the API, which is to come")]
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

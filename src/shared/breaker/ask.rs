@@ -42,8 +42,8 @@ impl Token {
     }
 
     /// Whether only `dry_run` let this request pass; its result is not counted.
-    #[allow(dead_code, reason = "for the log and metrics of dry_run, which are to come")]
     #[must_use]
+    #[cfg(test)]
     pub const fn is_suppressed(&self) -> bool {
         self.suppressed
     }

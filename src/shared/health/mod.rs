@@ -200,7 +200,6 @@ impl Check {
     }
 
     /// The check as it stands.
-    #[allow(dead_code, reason = "for the API, which is to come")]
     pub fn view(&self) -> View {
         View {
             state: self.state(),

@@ -1,8 +1,11 @@
 //! What a zone says of itself.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+#[cfg(test)]
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use super::LimitZone;
+#[cfg(test)]
 use crate::policy::limit::Now;
 
 /// A zone was too small, since it was last said.
@@ -16,25 +19,25 @@ pub struct Pressure {
 
 impl LimitZone {
     /// Keys that fit, if they spread evenly.
-    #[allow(dead_code, reason = "for the API, which is to come")]
+    #[cfg(test)]
     pub const fn slots(&self) -> usize {
         self.table.slots()
     }
 
-    /// Keys with quota in use at `now`. Reads the whole zone: for the API, not for requests.
-    #[allow(dead_code, reason = "for the API, which is to come")]
+    /// Keys with quota in use at `now`.
+    #[cfg(test)]
     pub fn used(&self, now: &Now) -> usize {
         self.table.used(self.clock(now))
     }
 
     /// Keys put out before their quota was back, because the zone was too small.
-    #[allow(dead_code, reason = "for the API, which is to come")]
+    #[cfg(test)]
     pub fn evictions(&self) -> u64 {
         self.header.evicted.load(Relaxed)
     }
 
     /// Requests refused because no slot could be had.
-    #[allow(dead_code, reason = "for the API, which is to come")]
+    #[cfg(test)]
     pub fn exhausted(&self) -> u64 {
         self.header.full.load(Relaxed)
     }

@@ -262,7 +262,6 @@ impl LimitZone {
     }
 
     /// Forgets what a key has used. False if nothing was known of it.
-    #[allow(dead_code, reason = "for the API, which is to come")]
     pub fn reset(&self, key: &KeyHash) -> bool {
         let (id, group) = self.table.locate(key);
         self.table.find(group, id).is_some_and(|slot| slot.release(id))
