@@ -26,10 +26,10 @@ CONF
 # health_cpu WORKER...: nanoseconds of CPU that these have used, all their threads.
 health_cpu() {
     local pid
-    for pid in "$@"; do cat /proc/"$pid"/task/*/schedstat; done | awk '{ sum += $1 } END { print sum }'
+    for pid in "$@"; do cat /proc/"$pid"/task/*/schedstat; done | awk '{ sum += $1 } END { printf "%.0f\n", sum }'
 }
 # health_memory WORKER...: bytes that the first of them has for itself.
-health_memory() { awk '/^Private_(Clean|Dirty)/ { sum += $2 } END { print sum * 1024 }' "/proc/$1/smaps_rollup"; }
+health_memory() { awk '/^Private_(Clean|Dirty)/ { sum += $2 } END { printf "%.0f\n", sum * 1024 }' "/proc/$1/smaps_rollup"; }
 
 # health_round KIND: runs it by itself for a while; adds a line of µs per request, requests per second and p99 in ms.
 health_round() {
