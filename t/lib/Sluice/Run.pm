@@ -121,7 +121,8 @@ sub gateway {
 sub backend {
     my %of   = @_;
     my $port = $of{port} || free_port();
-    my $self = gateway(load => '', http => "server { listen 127.0.0.1:$port; $of{server} }", %of);
+    my $in   = $of{server} || '';
+    my $self = gateway(load => '', http => "server { listen 127.0.0.1:$port; $in }", %of);
     $self->{port} = $port;
     return $self;
 }
