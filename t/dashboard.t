@@ -92,7 +92,7 @@ for my $row (
     my ($status, $said) = nginx_t(http => "server { location / { $line } }");
     ok $status && $said =~ $why, "refused: $line" or diag $said;
 }
-ok !(nginx_t(http => 'server { location / { dashboard api=/admin/api; } }'))[0], 'another place for the API';
+ok !(nginx_t(http => "server { location / { dashboard api=$_; } }"))[0], "another place for the API: $_" for '/admin/api', '/admin/api/';
 ok +(nginx_t(http => 'server { dashboard; }'))[0], 'not in a server';
 
 # ---- in a browser

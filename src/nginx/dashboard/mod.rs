@@ -43,7 +43,8 @@ pub fn dashboard(directive: &Directive, conf: &mut conf::LocConf) -> Result {
     for param in directive.params(0)? {
         match param.name {
             "api" => {
-                api = Some(param.value()?)
+                let path = param.value()?;
+                api = Some(path.strip_suffix('/').unwrap_or(path))
                     .filter(|path| page::is_path(path))
                     .ok_or_else(|| param.invalid("a path such as /api"))?
             }
