@@ -12,6 +12,7 @@ use core::ptr::{addr_of, addr_of_mut, null_mut};
 use nginx_sys as sys;
 
 use super::conf::{COMMANDS, LocConf, MainConf, SrvConf};
+use super::content::Handler;
 use super::entry::entry;
 use super::request::Request;
 use super::sys::{CONF_ERROR, CONF_OK, DECLINED, ERROR, OK, Process, process, slot};
@@ -242,8 +243,6 @@ unsafe extern "C" fn filter_postconfiguration(cf: *mut sys::ngx_conf_t) -> sys::
         OK
     })
 }
-
-type Handler = unsafe extern "C" fn(*mut sys::ngx_http_request_t) -> sys::ngx_int_t;
 
 unsafe fn add_handler(cf: *mut sys::ngx_conf_t, phase: u32, handler: Handler) -> bool {
     // SAFETY: the caller passes the http block's parser state; the core's main configuration has an

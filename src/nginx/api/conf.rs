@@ -6,6 +6,7 @@ use nginx_sys as sys;
 
 use super::super::cf::{ConfError, Directive, Place, Result, complain_at, set_once};
 use super::super::conf::{self, MainConf};
+use super::super::content::{self as serving, Handler};
 use super::super::log::{self, Level};
 use super::super::module::main_module;
 use super::super::sys::slot;
@@ -33,8 +34,6 @@ struct Location {
     write: bool,
 }
 
-type Handler = unsafe extern "C" fn(*mut sys::ngx_http_request_t) -> sys::ngx_int_t;
-
 /// Whether there is an API in this location, and whether it may be written to.
 #[derive(Default)]
 pub struct LocConf {
@@ -49,14 +48,8 @@ impl LocConf {
 
     /// `if` and `limit_except` have configurations of their own within a location, and the same API.
     pub fn merge(&mut self, prev: &Self, cf: *mut sys::ngx_conf_t) {
-        // SAFETY: `cf` is the parser state of the location being merged.
-        unsafe {
-            let core = core_loc_conf(locations(cf));
-            let inside = (*core).noname() != 0 || (*core).lmt_excpt() != 0;
-            if inside && (*core).handler.is_none() && prev.write.is_some() {
-                self.write = prev.write;
-                (*core).handler = Some(content);
-            }
+        if prev.write.is_some() && serving::inherit(cf, content) {
+            self.write = prev.write;
         }
     }
 }
@@ -86,11 +79,7 @@ pub fn api(directive: &Directive, main: &mut MainConf) -> Result {
         let locations = locations(directive.cf());
         let ours = (*slot(locations, main_module())).cast::<conf::LocConf>();
         set_once(&mut (*ours).api.write, write)?;
-        let core = core_loc_conf(locations);
-        if (*core).handler.is_some() {
-            return Err(ConfError::Other("stands beside another handler of the location".to_owned()));
-        }
-        (*core).handler = Some(content);
+        serving::serve(directive.cf(), content)?;
         traffic::want(directive);
         main.api.locations.push(Location { place: directive.place(), locations, write });
     }
