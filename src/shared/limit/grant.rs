@@ -246,7 +246,7 @@ impl Lease {
 /// Between two steps. In tests, where other workers come in between now and then.
 fn between() {
     #[cfg(test)]
-    std::thread::yield_now();
+    super::tests::step_aside();
 }
 
 /// The stamp that goes with a blank.

@@ -39,6 +39,19 @@ fn key(n: u64) -> KeyHash {
     KeyHash::new(&n.to_le_bytes())
 }
 
+/// Lets other threads run, by chance: threads that all step aside at each step do so in turn for ever, and then
+/// nobody gets anything done.
+pub fn step_aside() {
+    static STEPS: AtomicU64 = AtomicU64::new(0);
+    // splitmix64
+    let mut x = STEPS.fetch_add(0x9e37_79b9_7f4a_7c15, Relaxed);
+    x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    if x >> 63 == 0 {
+        thread::yield_now();
+    }
+}
+
 /// Threads that all ask the same, and how many were admitted in all.
 fn hammer(threads: u64, asks: u64, ask: impl Fn(u64, u64) -> bool + Sync) -> u64 {
     let (barrier, ask) = (Barrier::new(threads as usize), &ask);
