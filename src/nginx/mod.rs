@@ -32,4 +32,5 @@ mod upstream;
 mod variables;
 mod wake;
 mod worker;
+mod wrap;
 mod zone;

@@ -11,6 +11,7 @@ use super::super::conf::SrvConf;
 use super::super::health::{Role, Server};
 use super::super::module::main_module;
 use super::super::sys::{CONF_ERROR, CONF_OK, CORE_STICKY, server_resolves, slot, upstream_module};
+use super::super::wrap::Table;
 use super::sticky::Sticky;
 use crate::policy::Millis;
 use crate::policy::balance::{Mode, Panic};
@@ -45,6 +46,8 @@ pub(super) struct Hooks {
     pub init_peer: Cell<sys::ngx_http_upstream_init_peer_pt>,
     /// What `keepalive` put around ours.
     pub outer: Cell<sys::ngx_http_upstream_init_pt>,
+    /// What the method sets for its requests.
+    pub methods: Table,
 }
 
 /// What one `server` line says to us.

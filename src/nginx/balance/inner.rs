@@ -1,7 +1,6 @@
 //! The wrap between the balancer and `keepalive`, whatever the order of their directives.
 
 use core::cell::Cell;
-use core::ffi::c_void;
 use core::ptr::fn_addr_eq;
 
 use nginx_sys as sys;
@@ -12,6 +11,7 @@ use super::super::log::{self, Level};
 use super::super::request::Request;
 use super::super::sys::{BUSY, ERROR, OK, PEERS_CHANGE, outdated};
 use super::super::upstream::{Group, all, conf_of};
+use super::super::wrap::{self, Calls, Inner, Wrap};
 use super::conf::{GroupConf, block};
 use super::pick::{Masked, Picker};
 use super::sticky;
@@ -19,7 +19,7 @@ use super::sticky;
 type Upstream = *mut sys::ngx_http_upstream_srv_conf_t;
 
 /// One request's way to one upstream, in the request's pool. It needs no drop.
-struct Wrap {
+struct Way {
     request: *mut sys::ngx_http_request_t,
     conf: &'static GroupConf,
     group: &'static Group,
@@ -28,12 +28,7 @@ struct Wrap {
     bound: Cell<u64>,
     /// The balancer has been asked.
     asked: Cell<bool>,
-    data: Cell<*mut c_void>,
-    get: sys::ngx_event_get_peer_pt,
-    free: sys::ngx_event_free_peer_pt,
-    notify: sys::ngx_event_notify_peer_pt,
-    set_session: sys::ngx_event_set_peer_session_pt,
-    save_session: sys::ngx_event_save_peer_session_pt,
+    inner: Inner,
 }
 
 /// `keepalive` is about to wrap the method that was chosen so far: we wrap it first.
@@ -155,35 +150,19 @@ fn wrap(request: &Request, group: &'static Group, conf: &'static GroupConf) {
     let pc = unsafe { &raw mut (*(*r).upstream).peer };
     let Some(picker) = picker(request, group, pc) else { return };
     let bound = conf.sticky.as_ref().map_or(0, |sticky| sticky::bound(request, sticky));
-    // SAFETY: the pool's memory is aligned for any type and lives as long as the request, so no longer than `'static`
-    // is used; `pc` as above.
-    unsafe {
-        let place = sys::ngx_palloc((*r).pool, size_of::<Wrap>()).cast::<Wrap>();
-        if place.is_null() {
-            return;
-        }
-        place.write(Wrap {
-            request: r,
-            conf,
-            group,
-            picker: Cell::new(picker),
-            bound: Cell::new(bound),
-            asked: Cell::new(false),
-            data: Cell::new((*pc).data),
-            get: (*pc).get,
-            free: (*pc).free,
-            notify: (*pc).notify,
-            set_session: (*pc).set_session,
-            save_session: (*pc).save_session,
-        });
+    let way = wrap::put(request, &conf.hooks.methods, |inner| Way {
+        request: r,
+        conf,
+        group,
+        picker: Cell::new(picker),
+        bound: Cell::new(bound),
+        asked: Cell::new(false),
+        inner,
+    });
+    if way.is_some() {
         // The core gave no try to servers that have to wait.
-        (*pc).tries += group.health.waiting();
-        (*pc).data = place.cast();
-        (*pc).get = (*pc).get.and(Some(get));
-        (*pc).free = (*pc).free.and(Some(free));
-        (*pc).notify = (*pc).notify.and(Some(notify));
-        (*pc).set_session = (*pc).set_session.and(Some(set_session));
-        (*pc).save_session = (*pc).save_session.and(Some(save_session));
+        // SAFETY: as above.
+        unsafe { (*pc).tries += group.health.waiting() };
     }
 }
 
@@ -218,7 +197,7 @@ fn picker(
     }
 }
 
-impl Wrap {
+impl Way {
     /// Before the balancer is asked. `Err`: a server has been taken; `Ok`: who stands back.
     unsafe fn before(&self, pc: *mut sys::ngx_peer_connection_t) -> Result<Option<Masked>, ()> {
         // SAFETY: the caller passes what nginx passed to `get`.
@@ -242,19 +221,17 @@ impl Wrap {
                 return false;
             }
             let Some(init) = self.conf.hooks.init_peer.get() else { return false };
-            let (data, get, free, notify) = ((*pc).data, (*pc).get, (*pc).free, (*pc).notify);
-            let (set_session, save_session) = ((*pc).set_session, (*pc).save_session);
+            let (data, calls) = ((*pc).data, Calls::of((*self.request).upstream));
             // What stands there the core would take for data of its own, to be used again.
             (*pc).data = core::ptr::null_mut();
             let done = init(self.request, self.group.upstream) == OK;
             let picker = picker(Request::from_ptr(self.request), self.group, pc);
             let fresh = core::mem::replace(&mut (*pc).data, data);
-            ((*pc).get, (*pc).free, (*pc).notify) = (get, free, notify);
-            ((*pc).set_session, (*pc).save_session) = (set_session, save_session);
+            calls.put_back(pc);
             let (Some(picker), true) = (picker, done) else { return false };
             (*pc).tries += self.group.health.waiting();
             self.picker.set(picker);
-            self.data.set(fresh);
+            self.inner.data.set(fresh);
             true
         }
     }
@@ -287,78 +264,47 @@ impl Wrap {
     }
 }
 
-/// What our callbacks find in `data`.
-unsafe fn found<'p>(data: *mut c_void) -> &'p Wrap {
-    // SAFETY: nginx passes the `data` that `wrap` set, which lives in the request's pool.
-    unsafe { &*data.cast::<Wrap>() }
-}
-
-unsafe extern "C" fn get(pc: *mut sys::ngx_peer_connection_t, data: *mut c_void) -> sys::ngx_int_t {
-    // SAFETY: nginx passes what `wrap` set; the balancer's own callback gets its own data, as the core would call it.
-    unsafe {
-        let wrap = found(data);
-        let ask = || wrap.get.map_or(ERROR, |get| get(pc, wrap.data.get()));
-        let before = entry!("balancing", Ok(None), { wrap.before(pc) });
-        let mut rc = if before.is_ok() { ask() } else { OK };
-        if rc == BUSY && entry!("balancing", false, { wrap.anew(pc) }) {
-            rc = ask();
-        }
-        wrap.asked.set(true);
-        let masked = before.ok().flatten();
-        if let Some(masked) = masked
-            && entry!("slow start", false, { wrap.relent(masked, rc) })
-        {
-            rc = ask();
-        }
-        if rc == BUSY
-            && wrap.group.health.waiting() > 0
-            && entry!("balancing", false, { wrap.picker.get().last_resort(pc) })
-        {
-            rc = OK;
-        }
-        if rc == OK {
-            entry!("balancing", (), { wrap.chosen(masked) });
-        }
-        rc
+impl Wrap for Way {
+    fn inner(&self) -> &Inner {
+        &self.inner
     }
-}
 
-unsafe extern "C" fn free(pc: *mut sys::ngx_peer_connection_t, data: *mut c_void, state: sys::ngx_uint_t) {
-    // SAFETY: nginx passes what `wrap` set.
-    let wrap = unsafe { found(data) };
-    if let Some(sticky) = &wrap.conf.sticky {
-        entry!("a sticky session", (), {
-            // SAFETY: nginx frees a peer of a live request.
-            sticky::done(unsafe { Request::from_ptr(wrap.request) }, sticky, state == 0);
-        });
-    }
-    // SAFETY: as in `get`.
-    unsafe {
-        if let Some(free) = wrap.free {
-            free(pc, wrap.data.get(), state);
+    unsafe fn get(&self, pc: *mut sys::ngx_peer_connection_t) -> sys::ngx_int_t {
+        // SAFETY: the caller passes what nginx passed.
+        unsafe {
+            let before = entry!("balancing", Ok(None), { self.before(pc) });
+            let mut rc = if before.is_ok() { self.inner.get(pc) } else { OK };
+            if rc == BUSY && entry!("balancing", false, { self.anew(pc) }) {
+                rc = self.inner.get(pc);
+            }
+            self.asked.set(true);
+            let masked = before.ok().flatten();
+            if let Some(masked) = masked
+                && entry!("slow start", false, { self.relent(masked, rc) })
+            {
+                rc = self.inner.get(pc);
+            }
+            if rc == BUSY
+                && self.group.health.waiting() > 0
+                && entry!("balancing", false, { self.picker.get().last_resort(pc) })
+            {
+                rc = OK;
+            }
+            if rc == OK {
+                entry!("balancing", (), { self.chosen(masked) });
+            }
+            rc
         }
     }
-}
 
-unsafe extern "C" fn notify(pc: *mut sys::ngx_peer_connection_t, data: *mut c_void, kind: sys::ngx_uint_t) {
-    // SAFETY: nginx passes what `wrap` set; the balancer's own callback with its own data.
-    unsafe {
-        if let Some(notify) = found(data).notify {
-            notify(pc, found(data).data.get(), kind);
+    unsafe fn free(&self, pc: *mut sys::ngx_peer_connection_t, state: sys::ngx_uint_t) {
+        if let Some(sticky) = &self.conf.sticky {
+            entry!("a sticky session", (), {
+                // SAFETY: nginx frees a peer of a live request.
+                sticky::done(unsafe { Request::from_ptr(self.request) }, sticky, state == 0);
+            });
         }
-    }
-}
-
-unsafe extern "C" fn set_session(pc: *mut sys::ngx_peer_connection_t, data: *mut c_void) -> sys::ngx_int_t {
-    // SAFETY: as in `notify`.
-    unsafe { found(data).set_session.map_or(ERROR, |set| set(pc, found(data).data.get())) }
-}
-
-unsafe extern "C" fn save_session(pc: *mut sys::ngx_peer_connection_t, data: *mut c_void) {
-    // SAFETY: as in `notify`.
-    unsafe {
-        if let Some(save) = found(data).save_session {
-            save(pc, found(data).data.get());
-        }
+        // SAFETY: the caller passes what nginx passed.
+        unsafe { self.inner.free(pc, state) };
     }
 }

@@ -8,7 +8,6 @@
 //! The breaker of a server is asked for each attempt, after the balancer's pick, and judges each ([`servers`]).
 
 mod about;
-mod calls;
 pub mod conf;
 mod gate;
 mod keeper;
@@ -32,6 +31,7 @@ use super::health::Server;
 use super::request::Request;
 use super::sys::{DECLINED, mono, worker_index};
 use super::upstream::{Group, conf_of};
+use super::wrap::Table;
 use crate::policy::Millis;
 use crate::policy::breaker::{Failure, Outcome, Transition, Via};
 use crate::shared::breaker::Probed;
@@ -50,7 +50,7 @@ pub struct GroupState {
     gate: OnceCell<Gate>,
     servers: OnceCell<servers::Servers>,
     failing: OnceCell<Failing>,
-    balancers: calls::Table,
+    balancers: Table,
 }
 
 impl GroupState {

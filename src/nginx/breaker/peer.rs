@@ -1,7 +1,6 @@
 //! The wrap around a balancer: asks the breaker where precontent could not, and learns how the request went.
 
 use core::cell::Cell;
-use core::ffi::c_void;
 use std::rc::Rc;
 
 use nginx_sys as sys;
@@ -11,9 +10,9 @@ use super::super::entry::entry;
 use super::super::log::{self, Level};
 use super::super::module::early_module;
 use super::super::request::Request;
-use super::super::sys::{BUSY, DONE, ERROR, OK, close_upstream, slot};
+use super::super::sys::{BUSY, DONE, OK, close_upstream, slot};
 use super::super::upstream::Group;
-use super::calls::Calls;
+use super::super::wrap::{self, Inner, Wrap};
 use super::servers::{self, Member, Servers};
 use super::target::{self, Place};
 use super::{Guard, Scope, enter_all, outcome, refusal};
@@ -27,9 +26,7 @@ pub struct Peer {
     group: &'static Group,
     /// The location that sends the request there.
     place: &'static Place,
-    data: *mut c_void,
-    /// The balancer's own callbacks.
-    pub(super) calls: &'static Calls,
+    pub(super) inner: Inner,
     /// The attempt under way, at a server with a breaker.
     attempt: Cell<Option<Attempt>>,
     /// The admissions of calm breakers, of the route and of the upstream; others are in the request's context.
@@ -45,7 +42,6 @@ pub struct Peer {
 // It shall not be what makes a request need another block of memory.
 const _: () = assert!(size_of::<Peer>() <= 80);
 
-type Get = unsafe extern "C" fn(*mut sys::ngx_peer_connection_t, *mut c_void) -> sys::ngx_int_t;
 type Attempt = (Rc<Member>, Token);
 
 /// Puts ourselves around what the group's balancer has just set up for `request`.
@@ -55,39 +51,24 @@ pub fn wrap(request: &Request, group: &'static Group) {
     if place.route.is_none() && its.guard().is_none() && its.servers().is_none() {
         return;
     }
-    let r = request.as_ptr();
-    // SAFETY: inside peer.init the request has an upstream, whose callbacks the balancer has set. The pool's
-    // memory is aligned for any type and lives as long as the request, so no longer than `'static` is used.
-    unsafe {
-        let u = (*r).upstream;
-        let pc = &raw mut (*u).peer;
-        let Some(calls) = its.balancers.keep(request, Calls::of(u)) else { return };
-        let wrapped = sys::ngx_palloc((*r).pool, size_of::<Peer>()).cast::<Peer>();
-        if wrapped.is_null() {
-            return;
-        }
-        wrapped.write(Peer {
-            request: r,
-            group,
-            place,
-            data: (*pc).data,
-            calls,
-            attempt: Cell::new(None),
-            calm: Default::default(),
-            last: Cell::new(None),
-            asked: Cell::new(false),
-            nobody: Cell::new(false),
-        });
-        (*pc).data = wrapped.cast();
-        (*pc).get = (*pc).get.and(Some(get));
-        (*pc).free = (*pc).free.and(Some(free));
-        (*pc).notify = (*pc).notify.and(Some(notify));
-        (*pc).set_session = (*pc).set_session.and(Some(set_session));
-        (*pc).save_session = (*pc).save_session.and(Some(save_session));
-        if request.is_main() {
+    let wrapped = wrap::put(request, &its.balancers, |inner| Peer {
+        request: request.as_ptr(),
+        group,
+        place,
+        inner,
+        attempt: Cell::new(None),
+        calm: Default::default(),
+        last: Cell::new(None),
+        asked: Cell::new(false),
+        nobody: Cell::new(false),
+    });
+    if let Some(wrapped) = wrapped.filter(|_| request.is_main()) {
+        // SAFETY: inside peer.init the request has an upstream; our early module's slot holds nothing else.
+        unsafe {
+            let r = request.as_ptr();
             // Found there if somebody else wraps us.
-            *slot((*r).ctx, early_module()) = wrapped.cast();
-            (*u).finalize_request = Some(finalize);
+            *slot((*r).ctx, early_module()) = core::ptr::from_ref(wrapped).cast_mut().cast();
+            (*(*r).upstream).finalize_request = Some(finalize);
         }
     }
 }
@@ -95,13 +76,12 @@ pub fn wrap(request: &Request, group: &'static Group) {
 impl Peer {
     /// The wrap around what the request's upstream asks for servers, or did until it ended.
     pub fn of(request: &Request) -> Option<&Self> {
-        // SAFETY: a live request; behind our `get`, and in that slot, is what `wrap` put there, in the request's pool.
+        // SAFETY: a live request; in that slot is what `wrap` put there, in the request's pool.
         unsafe {
             let r = request.as_ptr();
-            let pc = &raw const (*r).upstream.as_ref()?.peer;
-            let is_ours = (*pc).get.is_some_and(|its| core::ptr::fn_addr_eq(its, get as Get));
-            let place = if is_ours { (*pc).data } else { *slot((*r).ctx, early_module()) };
-            place.cast::<Self>().as_ref()
+            let upstream = (*r).upstream.as_ref()?;
+            wrap::outermost(&raw const upstream.peer)
+                .or_else(|| (*slot((*r).ctx, early_module())).cast::<Self>().as_ref())
         }
     }
 
@@ -185,9 +165,7 @@ impl Peer {
             let (keepalive, sent) = ((*u).keepalive(), (*u).request_body_sent());
             (*u).set_keepalive(1);
             (*u).set_request_body_sent(1);
-            if let Some(free) = self.calls.free {
-                free(pc, self.data, sys::NGX_PEER_NEXT as sys::ngx_uint_t);
-            }
+            self.inner.free(pc, sys::NGX_PEER_NEXT as sys::ngx_uint_t);
             (*u).set_keepalive(keepalive);
             (*u).set_request_body_sent(sent);
             if !(*pc).connection.is_null() {
@@ -281,83 +259,52 @@ impl Peer {
     }
 }
 
-/// What our callbacks find in `data`.
-unsafe fn peer<'p>(data: *mut c_void) -> &'p Peer {
-    // SAFETY: nginx passes the `data` that `wrap` set, which lives in the request's pool.
-    unsafe { &*data.cast::<Peer>() }
-}
-
-unsafe extern "C" fn get(pc: *mut sys::ngx_peer_connection_t, data: *mut c_void) -> sys::ngx_int_t {
-    // SAFETY: nginx passes what `wrap` set.
-    let peer = unsafe { peer(data) };
-    // SAFETY: as above.
-    let refused = entry!("the circuit breaker", None, { unsafe { peer.ask(pc) } });
-    if let Some(rc) = refused {
-        return rc;
+impl Wrap for Peer {
+    fn inner(&self) -> &Inner {
+        &self.inner
     }
-    entry!("the breakers of servers", (), {
-        servers::refresh(peer.request().main_conf(), peer.group);
-    });
-    // One that is given back is not picked again for this request, so that each has its turn at most once.
-    for _ in 0..=peer.servers().map_or(0, Servers::len) {
-        // SAFETY: the balancer's own callback with its own data, as the core would call it.
-        let (tries, rc) = unsafe { ((*pc).tries, peer.calls.get.map_or(ERROR, |get| get(pc, peer.data))) };
-        if rc == BUSY && peer.last.get().is_none() {
-            peer.nobody.set(true);
-        }
-        if rc != OK && rc != DONE {
+
+    unsafe fn get(&self, pc: *mut sys::ngx_peer_connection_t) -> sys::ngx_int_t {
+        // SAFETY: the caller passes what nginx passed.
+        let refused = entry!("the circuit breaker", None, { unsafe { self.ask(pc) } });
+        if let Some(rc) = refused {
             return rc;
         }
-        // SAFETY: as above.
-        if entry!("the breaker of a server", true, { unsafe { peer.board(pc) } }) {
-            return rc;
-        }
-        // SAFETY: as above.
-        entry!("giving a server back", (), { unsafe { peer.unpick(pc, tries) } });
-    }
-    BUSY
-}
-
-unsafe extern "C" fn free(pc: *mut sys::ngx_peer_connection_t, data: *mut c_void, state: sys::ngx_uint_t) {
-    // SAFETY: nginx passes what `wrap` set.
-    let peer = unsafe { peer(data) };
-    // 0 is how the core ends the last attempt, which `finalize` has judged.
-    if state != 0 {
-        entry!("a circuit breaker's attempt", (), {
-            // SAFETY: nginx frees a peer of the live request's upstream.
-            let seen = unsafe { outcome::of_attempt((*peer.request).upstream) };
-            peer.last.set(seen);
-            peer.land(seen.map(|seen| peer.group.breaker.failing().judge(seen)));
+        entry!("the breakers of servers", (), {
+            servers::refresh(self.request().main_conf(), self.group);
         });
-    }
-    // SAFETY: as in `get`.
-    unsafe {
-        if let Some(free) = peer.calls.free {
-            free(pc, peer.data, state);
+        // One that is given back is not picked again for this request, so that each has its turn at most once.
+        for _ in 0..=self.servers().map_or(0, Servers::len) {
+            // SAFETY: as above.
+            let (tries, rc) = unsafe { ((*pc).tries, self.inner.get(pc)) };
+            if rc == BUSY && self.last.get().is_none() {
+                self.nobody.set(true);
+            }
+            if rc != OK && rc != DONE {
+                return rc;
+            }
+            // SAFETY: as above.
+            if entry!("the breaker of a server", true, { unsafe { self.board(pc) } }) {
+                return rc;
+            }
+            // SAFETY: as above.
+            entry!("giving a server back", (), { unsafe { self.unpick(pc, tries) } });
         }
+        BUSY
     }
-}
 
-unsafe extern "C" fn notify(pc: *mut sys::ngx_peer_connection_t, data: *mut c_void, kind: sys::ngx_uint_t) {
-    // SAFETY: nginx passes what `wrap` set; the balancer's own callback with its own data.
-    unsafe {
-        if let Some(notify) = peer(data).calls.notify {
-            notify(pc, peer(data).data, kind);
+    unsafe fn free(&self, pc: *mut sys::ngx_peer_connection_t, state: sys::ngx_uint_t) {
+        // 0 is how the core ends the last attempt, which `finalize` has judged.
+        if state != 0 {
+            entry!("a circuit breaker's attempt", (), {
+                // SAFETY: nginx frees a peer of the live request's upstream.
+                let seen = unsafe { outcome::of_attempt((*self.request).upstream) };
+                self.last.set(seen);
+                self.land(seen.map(|seen| self.group.breaker.failing().judge(seen)));
+            });
         }
-    }
-}
-
-unsafe extern "C" fn set_session(pc: *mut sys::ngx_peer_connection_t, data: *mut c_void) -> sys::ngx_int_t {
-    // SAFETY: as in `notify`.
-    unsafe { peer(data).calls.set_session.map_or(ERROR, |set| set(pc, peer(data).data)) }
-}
-
-unsafe extern "C" fn save_session(pc: *mut sys::ngx_peer_connection_t, data: *mut c_void) {
-    // SAFETY: as in `notify`.
-    unsafe {
-        if let Some(save) = peer(data).calls.save_session {
-            save(pc, peer(data).data);
-        }
+        // SAFETY: the caller passes what nginx passed.
+        unsafe { self.inner.free(pc, state) };
     }
 }
 
@@ -374,7 +321,7 @@ unsafe extern "C" fn finalize(r: *mut sys::ngx_http_request_t, rc: sys::ngx_int_
     });
     // SAFETY: the proxying module's own callback, as the core would call it.
     unsafe {
-        if let Some(finalize) = peer.calls.finalize {
+        if let Some(finalize) = peer.inner.calls.finalize {
             finalize(r, rc);
         }
     }

@@ -42,7 +42,7 @@ pub unsafe fn late(
         }
         *(*u).cleanup = None;
         (*u).cleanup = core::ptr::null_mut();
-        if let Some(finalize) = peer.calls.finalize {
+        if let Some(finalize) = peer.inner.calls.finalize {
             finalize(r, refusal.status as sys::ngx_int_t);
         }
         end_attempt(u);

@@ -4,15 +4,15 @@
 //! sees each attempt of each upstream that a request met, whatever internal redirects led it on.
 
 use core::cell::Cell;
-use core::ffi::c_void;
 use core::sync::atomic::Ordering::Relaxed;
 
 use nginx_sys as sys;
 
 use super::super::entry::entry;
 use super::super::request::Request;
-use super::super::sys::{DONE, ERROR, OK, mono, now, worker_index};
+use super::super::sys::{DONE, OK, mono, now, worker_index};
 use super::super::upstream::Group;
+use super::super::wrap::{self, Inner, Wrap};
 use super::peers::{self, Peer};
 use crate::policy::Millis;
 use crate::policy::traffic::{RESPONSE, bucket, moved};
@@ -26,12 +26,7 @@ struct Way {
     request: *mut sys::ngx_http_request_t,
     group: &'static Group,
     attempt: Cell<Option<Attempt>>,
-    data: *mut c_void,
-    get: sys::ngx_event_get_peer_pt,
-    free: sys::ngx_event_free_peer_pt,
-    notify: sys::ngx_event_notify_peer_pt,
-    set_session: sys::ngx_event_set_peer_session_pt,
-    save_session: sys::ngx_event_save_peer_session_pt,
+    inner: Inner,
 }
 
 #[derive(Clone, Copy)]
@@ -45,33 +40,13 @@ pub fn wrap(request: &Request, group: &'static Group) {
     if group.traffic.is_empty() {
         return;
     }
-    let r = request.as_ptr();
-    // SAFETY: inside peer.init the request has an upstream, whose callbacks the balancer has set. The pool's
-    // memory is aligned for any type and lives as long as the request, so no longer than `'static` is used.
-    unsafe {
-        let place = sys::ngx_palloc((*r).pool, size_of::<Way>()).cast::<Way>();
-        if place.is_null() {
-            return;
-        }
-        let pc = &raw mut (*(*r).upstream).peer;
-        place.write(Way {
-            request: r,
-            group,
-            attempt: Cell::new(None),
-            data: (*pc).data,
-            get: (*pc).get,
-            free: (*pc).free,
-            notify: (*pc).notify,
-            set_session: (*pc).set_session,
-            save_session: (*pc).save_session,
-        });
-        (*pc).data = place.cast();
-        (*pc).get = (*pc).get.and(Some(get));
-        (*pc).free = (*pc).free.and(Some(free));
-        (*pc).notify = (*pc).notify.and(Some(notify));
-        (*pc).set_session = (*pc).set_session.and(Some(set_session));
-        (*pc).save_session = (*pc).save_session.and(Some(save_session));
-    }
+    // Without memory for it the request goes uncounted there.
+    wrap::put(request, &group.traffic.balancers, |inner| Way {
+        request: request.as_ptr(),
+        group,
+        attempt: Cell::new(None),
+        inner,
+    });
 }
 
 impl Way {
@@ -140,83 +115,51 @@ impl Way {
     }
 }
 
-/// What our callbacks find in `data`.
-unsafe fn way<'p>(data: *mut c_void) -> &'p Way {
-    // SAFETY: nginx passes the `data` that `wrap` set, which lives in the request's pool.
-    unsafe { &*data.cast::<Way>() }
-}
+impl Wrap for Way {
+    fn inner(&self) -> &Inner {
+        &self.inner
+    }
 
-unsafe extern "C" fn get(pc: *mut sys::ngx_peer_connection_t, data: *mut c_void) -> sys::ngx_int_t {
-    // SAFETY: nginx passes what `wrap` set; the balancer's own callback with its own data, as the core would call it.
-    let (way, rc) = unsafe {
-        let way = way(data);
-        (way, way.get.map_or(ERROR, |get| get(pc, way.data)))
-    };
-    if rc == OK || rc == DONE {
+    unsafe fn get(&self, pc: *mut sys::ngx_peer_connection_t) -> sys::ngx_int_t {
+        // SAFETY: the caller passes what nginx passed.
+        let rc = unsafe { self.inner.get(pc) };
+        if rc == OK || rc == DONE {
+            // SAFETY: as above.
+            entry!("counting an attempt", (), { unsafe { self.begin(pc) } });
+        }
+        rc
+    }
+
+    unsafe fn free(&self, pc: *mut sys::ngx_peer_connection_t, state: sys::ngx_uint_t) {
+        let attempt = self.attempt.take();
+        // Nobody else changes the peer's numbers between these two looks but workers that fail there at the same time.
+        let before = entry!("counting an attempt", None, {
+            attempt.map(|attempt| {
+                // SAFETY: the caller passes what nginx passed; the peer is held by this attempt.
+                unsafe {
+                    self.end(attempt, state);
+                    (attempt, attempt.peer.is_unavail(), (*pc).connection)
+                }
+            })
+        });
         // SAFETY: as above.
-        entry!("counting an attempt", (), { unsafe { way.begin(pc) } });
-    }
-    rc
-}
-
-unsafe extern "C" fn free(pc: *mut sys::ngx_peer_connection_t, data: *mut c_void, state: sys::ngx_uint_t) {
-    // SAFETY: nginx passes what `wrap` set.
-    let way = unsafe { way(data) };
-    let attempt = way.attempt.take();
-    // Nobody else changes the peer's numbers between these two looks but workers that fail there at the same time.
-    let before = entry!("counting an attempt", None, {
-        attempt.map(|attempt| {
-            // SAFETY: as above; the peer is held by this attempt.
-            unsafe {
-                way.end(attempt, state);
-                (attempt, attempt.peer.is_unavail(), (*pc).connection)
-            }
-        })
-    });
-    // SAFETY: as in `get`.
-    unsafe {
-        if let Some(free) = way.free {
-            free(pc, way.data, state);
-        }
-    }
-    entry!("counting an attempt", (), {
-        if let Some((attempt, unavail, connection)) = before {
-            // SAFETY: as above; a connection that is no longer the attempt's, and was not closed, is kept.
-            unsafe {
-                if !connection.is_null() && (*pc).connection.is_null() && (*pc).cached() == 0 {
-                    way.group.traffic.keeps(connection);
-                }
-                if state & sys::NGX_PEER_FAILED as sys::ngx_uint_t != 0
-                    && !unavail
-                    && attempt.peer.is_unavail()
-                {
-                    count(&attempt.series.shard(usize::from(worker_index())).unavail);
-                    peers::out(way.group, attempt.series);
+        unsafe { self.inner.free(pc, state) };
+        entry!("counting an attempt", (), {
+            if let Some((attempt, unavail, connection)) = before {
+                // SAFETY: as above; a connection that is no longer the attempt's, and was not closed, is kept.
+                unsafe {
+                    if !connection.is_null() && (*pc).connection.is_null() && (*pc).cached() == 0 {
+                        self.group.traffic.keeps(connection);
+                    }
+                    if state & sys::NGX_PEER_FAILED as sys::ngx_uint_t != 0
+                        && !unavail
+                        && attempt.peer.is_unavail()
+                    {
+                        count(&attempt.series.shard(usize::from(worker_index())).unavail);
+                        peers::out(self.group, attempt.series);
+                    }
                 }
             }
-        }
-    });
-}
-
-unsafe extern "C" fn notify(pc: *mut sys::ngx_peer_connection_t, data: *mut c_void, kind: sys::ngx_uint_t) {
-    // SAFETY: nginx passes what `wrap` set; the balancer's own callback with its own data.
-    unsafe {
-        if let Some(notify) = way(data).notify {
-            notify(pc, way(data).data, kind);
-        }
-    }
-}
-
-unsafe extern "C" fn set_session(pc: *mut sys::ngx_peer_connection_t, data: *mut c_void) -> sys::ngx_int_t {
-    // SAFETY: as in `notify`.
-    unsafe { way(data).set_session.map_or(ERROR, |set| set(pc, way(data).data)) }
-}
-
-unsafe extern "C" fn save_session(pc: *mut sys::ngx_peer_connection_t, data: *mut c_void) {
-    // SAFETY: as in `notify`.
-    unsafe {
-        if let Some(save) = way(data).save_session {
-            save(pc, way(data).data);
-        }
+        });
     }
 }

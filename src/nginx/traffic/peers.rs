@@ -12,6 +12,7 @@ use super::super::conf::MainConf;
 use super::super::health::{self, peers as lists};
 use super::super::sys::{mono, now, worker_index, zone_of};
 use super::super::upstream::Group;
+use super::super::wrap::Table;
 use super::process::alive;
 use crate::policy::balance::State;
 use crate::shared::traffic::{Presence, Series, Store, cells};
@@ -37,6 +38,8 @@ impl Shelf {
 /// What a process knows of the servers of one group.
 #[derive(Default)]
 pub struct GroupState {
+    /// What we stand around.
+    pub(super) balancers: Table,
     /// In the order of the group's lists.
     servers: RefCell<Vec<Rc<Server>>>,
     /// Where the core keeps their names, which is how it says whom it picked, in order, and their numbers.
