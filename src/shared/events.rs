@@ -9,14 +9,12 @@
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 
-use super::cell::{Region, RegionError, shared_struct};
+use super::cell::{Region, shared_struct};
+use super::seal::{Format, LayoutError, Seal};
 use crate::policy::Millis;
 use crate::policy::events::{Event, Recorded, SIZE, pack, unpack};
 
-/// Says that the memory is ours; written last.
-const MAGIC: u64 = u64::from_be_bytes(*b"sluiceEV");
-/// One more whenever a struct of this zone changes.
-const LAYOUT: u64 = 1;
+const FORMAT: Format = Format::new(*b"sluiceEV", 1, "events");
 /// Events that are kept.
 pub const EVENTS: usize = 256;
 /// What has not been signed off this much later will not be.
@@ -27,8 +25,7 @@ const _: () = assert!(WORDS * 8 == SIZE);
 shared_struct! {
     #[repr(align(64))]
     struct Header {
-        magic: AtomicU64,
-        layout: AtomicU64,
+        seal: Seal,
         /// The id drawn last.
         last: AtomicU64,
         spare: [AtomicU64; 5],
@@ -85,20 +82,26 @@ impl Ring {
     /// Lays out fresh, zeroed memory.
     ///
     /// # Errors
-    /// [`RegionError`] if the region is too small.
-    pub fn create(region: Region) -> Result<Self, RegionError> {
-        let ring = Self { header: region.get(0)?, slots: region.slice(size_of::<Header>(), EVENTS)? };
-        ring.header.layout.store(LAYOUT, Relaxed);
-        ring.header.magic.store(MAGIC, Release);
+    /// [`LayoutError`] if the region is too small.
+    pub fn create(region: Region) -> Result<Self, LayoutError> {
+        let ring = Self::view(region)?;
+        ring.header.seal.set(&FORMAT);
         Ok(ring)
     }
 
-    /// Takes over what an earlier cycle laid out. `None`: it is not of this layout.
-    pub fn adopt(region: Region) -> Option<Self> {
-        let ring =
-            Self { header: region.get(0).ok()?, slots: region.slice(size_of::<Header>(), EVENTS).ok()? };
-        let header = ring.header;
-        (header.magic.load(Acquire) == MAGIC && header.layout.load(Relaxed) == LAYOUT).then_some(ring)
+    /// Takes over what an earlier cycle laid out.
+    ///
+    /// # Errors
+    /// When it is not of this layout; start with a fresh zone.
+    pub fn adopt(region: Region) -> Result<Self, LayoutError> {
+        let ring = Self::view(region)?;
+        ring.header.seal.check(&FORMAT)?;
+        Ok(ring)
+    }
+
+    fn view(region: Region) -> Result<Self, LayoutError> {
+        FORMAT.fits(region, Self::BYTES)?;
+        Ok(Self { header: region.get(0)?, slots: region.slice(size_of::<Header>(), EVENTS)? })
     }
 
     /// Id of the newest event, 0: there was none. It may not be readable yet.
@@ -294,7 +297,7 @@ mod tests {
     #[test]
     fn it_is_taken_over_as_it_is() {
         let region = Region::on_heap(Ring::BYTES);
-        assert!(Ring::adopt(region).is_none());
+        assert!(Ring::adopt(region).is_err());
         write(&Ring::create(region).unwrap(), "kept", 1);
         let ring = Ring::adopt(region).unwrap();
         assert_eq!((ring.last(), ring.read(0, 9).events[0].text.as_str()), (1, "kept"));

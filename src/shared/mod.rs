@@ -2,7 +2,7 @@
 //!
 //! Nothing here locks, allocates or holds a pointer into the zone's memory from the zone: a worker killed at
 //! any instruction, a reload or a replaced binary leave a state that the next reader understands. All bytes
-//! zero is empty, and each zone starts with a magic number and the version of its layout.
+//! zero is empty, and each zone starts with a [`seal`] that says how it is laid out.
 #![deny(unsafe_code)]
 
 pub mod balance;
@@ -14,6 +14,7 @@ pub mod events;
 pub mod health;
 pub mod limit;
 pub mod outage;
+mod seal;
 pub mod sessions;
 mod table;
 pub mod traffic;

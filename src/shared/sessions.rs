@@ -8,20 +8,18 @@
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
-use super::cell::{Region, RegionError, shared_struct};
+use super::cell::{Region, shared_struct};
+use super::seal::{Format, LayoutError, Seal};
 use crate::policy::Millis;
 
-/// Says that the memory is ours; written last.
-const MAGIC: u64 = u64::from_be_bytes(*b"sluiceSE");
-const LAYOUT: u64 = 1;
+const FORMAT: Format = Format::new(*b"sluiceSE", 1, "sessions");
 const WAYS: usize = 8;
 
 shared_struct! {
     #[derive(Debug)]
     #[repr(align(64))]
     struct Header {
-        magic: AtomicU64,
-        layout: AtomicU64,
+        seal: Seal,
         buckets: AtomicU64,
         spare: [AtomicU64; 5],
     }
@@ -46,17 +44,6 @@ const _: () = assert!(HEADER == 64 && BUCKET == 256);
 /// A session's hash, which does not collide.
 pub type Key = [u64; 2];
 
-/// Why memory is not a table of sessions.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LayoutError {
-    #[error("a zone of {0} bytes is too small for sessions")]
-    TooSmall(usize),
-    #[error("not a zone of sessions of this layout")]
-    Foreign,
-    #[error(transparent)]
-    Region(#[from] RegionError),
-}
-
 /// The table. A plain handle: copies view the same memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Sessions {
@@ -71,9 +58,8 @@ impl Sessions {
     pub fn create(region: Region) -> Result<Self, LayoutError> {
         let buckets = Self::buckets(region)?;
         let header: &Header = region.get(0)?;
-        header.layout.store(LAYOUT, Relaxed);
         header.buckets.store(buckets as u64, Relaxed);
-        header.magic.store(MAGIC, Release);
+        header.seal.set(&FORMAT);
         Ok(Self { places: region.slice(HEADER, buckets * WAYS)? })
     }
 
@@ -84,16 +70,14 @@ impl Sessions {
     pub fn adopt(region: Region) -> Result<Self, LayoutError> {
         let buckets = Self::buckets(region)?;
         let header: &Header = region.get(0)?;
-        let said = [&header.magic, &header.layout, &header.buckets].map(|word| word.load(Acquire));
-        if said != [MAGIC, LAYOUT, buckets as u64] {
-            return Err(LayoutError::Foreign);
-        }
+        header.seal.check(&FORMAT)?;
+        FORMAT.laid_out_so(header.buckets.load(Relaxed) == buckets as u64)?;
         Ok(Self { places: region.slice(HEADER, buckets * WAYS)? })
     }
 
     fn buckets(region: Region) -> Result<usize, LayoutError> {
-        let buckets = region.len().saturating_sub(HEADER) / BUCKET;
-        if buckets == 0 { Err(LayoutError::TooSmall(region.len())) } else { Ok(buckets) }
+        FORMAT.fits(region, HEADER + BUCKET)?;
+        Ok((region.len() - HEADER) / BUCKET)
     }
 
     /// The server of a session, if it was seen within `timeout`; it is now.
@@ -199,7 +183,7 @@ mod tests {
     #[test]
     fn a_reload_adopts_and_another_size_carries_over() {
         let region = Region::on_heap(HEADER + 4 * BUCKET);
-        assert_eq!(Sessions::adopt(region).unwrap_err(), LayoutError::Foreign);
+        assert_eq!(Sessions::adopt(region).unwrap_err(), LayoutError::Foreign("sessions"));
         Sessions::create(region).unwrap().put(key(3), 5, 1);
         let adopted = Sessions::adopt(region).unwrap();
         assert_eq!(adopted.find(key(3), 1, 1), Some(5));
@@ -207,7 +191,10 @@ mod tests {
         larger.copy_from(&adopted);
         assert_eq!(larger.find(key(3), 2, 1), Some(5));
         let small = Region::on_heap(64);
-        assert_eq!(Sessions::create(small).unwrap_err(), LayoutError::TooSmall(64));
+        assert_eq!(
+            Sessions::create(small).unwrap_err(),
+            LayoutError::TooSmall { what: "sessions", size: 64, needed: HEADER + BUCKET }
+        );
     }
 
     #[test]

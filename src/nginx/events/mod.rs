@@ -30,7 +30,7 @@ impl Contents for Ring {
     }
 
     fn adopt((): &(), region: Region) -> core::result::Result<Self, String> {
-        Self::adopt(region).ok_or_else(|| "events of another layout".to_owned())
+        Self::adopt(region).map_err(|e| e.to_string())
     }
 }
 

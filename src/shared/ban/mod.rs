@@ -19,16 +19,14 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
 pub use self::book::{Entry, Origin};
 pub use self::count::Counters;
-use super::cell::{Region, RegionError, shared_struct};
+use super::cell::{Region, shared_struct};
+use super::seal::{Format, LayoutError, Seal};
 use super::table::{Slot, Table, Words};
 use crate::policy::Millis;
 use crate::policy::ban::{Cause, Past, Sentence, Terms};
 use crate::policy::limit::{KeyHash, Tat};
 
-/// "SLUICEBA" in ASCII.
-const MAGIC: u64 = u64::from_be_bytes(*b"SLUICEBA");
-/// Raised with every change to what the words of the zone mean.
-const LAYOUT: u64 = 1;
+const FORMAT: Format = Format::new(*b"sluiceBA", 1, "bans");
 /// How often something starts over because its slot was taken away.
 const ATTEMPTS: usize = 16;
 /// Parts of the count of refusals, a cache line each: a flood of banned clients is refused by all workers at once.
@@ -36,9 +34,7 @@ const SHARDS: usize = 16;
 
 shared_struct! {
     struct Header {
-        /// Written last on creation.
-        magic: AtomicU64,
-        layout: AtomicU64,
+        seal: Seal,
         /// No ban ends later: from then on no request needs to be looked up.
         last_end: AtomicU64,
         /// Whether Redis has to be told something.
@@ -72,17 +68,6 @@ shared_struct! {
 const HEAD: usize = size_of::<Header>() + SHARDS * size_of::<Shard>();
 const BANS: Words = Words { state: book::WORDS, lease: 0 };
 const HITS: Words = Words { state: log::WORDS, lease: 0 };
-
-/// The zone cannot be used as it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LayoutError {
-    #[error("{0} bytes are too few for a zone of bans")]
-    TooSmall(usize),
-    #[error("not a zone of bans of this layout")]
-    Foreign,
-    #[error(transparent)]
-    Region(#[from] RegionError),
-}
 
 /// What a hit is counted under.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,11 +136,10 @@ impl BanZone {
     /// [`LayoutError`] when the region is smaller than [`BanZone::MIN_SIZE`].
     pub fn create(region: Region) -> Result<Self, LayoutError> {
         let zone = Self::view(region)?;
-        zone.header.magic.store(0, SeqCst);
+        zone.header.seal.lift();
         zone.bans.wipe();
         zone.hits.wipe();
-        zone.header.layout.store(LAYOUT, Relaxed);
-        zone.header.magic.store(MAGIC, SeqCst);
+        zone.header.seal.set(&FORMAT);
         Ok(zone)
     }
 
@@ -165,9 +149,7 @@ impl BanZone {
     /// [`LayoutError`] when the region is not a zone of this layout; start clean then.
     pub fn adopt(region: Region) -> Result<Self, LayoutError> {
         let zone = Self::view(region)?;
-        if [&zone.header.magic, &zone.header.layout].map(|word| word.load(SeqCst)) != [MAGIC, LAYOUT] {
-            return Err(LayoutError::Foreign);
-        }
+        zone.header.seal.check(&FORMAT)?;
         zone.bans.sweep();
         zone.hits.sweep();
         // What Redis has may have been read under another configuration.
@@ -177,9 +159,7 @@ impl BanZone {
     }
 
     fn view(region: Region) -> Result<Self, LayoutError> {
-        if region.len() < Self::MIN_SIZE {
-            return Err(LayoutError::TooSmall(region.len()));
-        }
+        FORMAT.fits(region, Self::MIN_SIZE)?;
         let third = (region.len() - HEAD) / 3;
         let border = (HEAD + third).next_multiple_of(Region::ALIGN);
         Ok(Self {

@@ -188,7 +188,7 @@ fn a_full_zone_lets_go_of_what_ends_soonest_and_never_for_a_hit() {
 #[test]
 fn reloads_keep_and_other_sizes_carry_over() {
     let region = Region::on_heap(BanZone::MIN_SIZE);
-    assert_eq!(BanZone::adopt(region).err(), Some(LayoutError::Foreign));
+    assert_eq!(BanZone::adopt(region).err(), Some(LayoutError::Foreign("bans")));
     let zone = BanZone::create(region).unwrap();
     let address = Some("2001:db8::1".parse().unwrap());
     zone.ban(&key(1), &New { address, level: 3, ..new(900, 100) }, 100);
@@ -203,7 +203,8 @@ fn reloads_keep_and_other_sizes_carry_over() {
     assert_eq!(larger.banned(&key(2), 300), None);
     assert_eq!(larger.ban(&key(2), &new(900, 150), 300), None, "what was lifted stays so");
     assert_eq!(larger.counters().by_hand, zone.counters().by_hand);
-    assert_eq!(BanZone::create(Region::on_heap(100)).err(), Some(LayoutError::TooSmall(100)));
+    let too_small = LayoutError::TooSmall { what: "bans", size: 100, needed: BanZone::MIN_SIZE };
+    assert_eq!(BanZone::create(Region::on_heap(100)).err(), Some(too_small));
 }
 
 #[test]

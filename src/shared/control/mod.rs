@@ -11,15 +11,13 @@ mod seat;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 
-use super::cell::{Region, RegionError, shared_struct};
+use super::cell::{Region, shared_struct};
+use super::seal::{Format, LayoutError, Seal};
 
 pub use note::Note;
 pub use seat::{Added, Base, Seat};
 
-/// Says that the memory is ours; written last.
-const MAGIC: u64 = u64::from_be_bytes(*b"sluiceCT");
-/// One more whenever a struct of this zone changes.
-const LAYOUT: u64 = 1;
+const FORMAT: Format = Format::new(*b"sluiceCT", 1, "what operators said");
 /// Words of what a record says.
 const WORDS: usize = 28;
 
@@ -32,8 +30,7 @@ pub type Key = [u64; 2];
 shared_struct! {
     #[repr(align(64))]
     struct Header {
-        magic: AtomicU64,
-        layout: AtomicU64,
+        seal: Seal,
         size: AtomicU64,
         /// Records ever claimed: all in use lie below.
         records: AtomicU64,
@@ -79,15 +76,6 @@ pub struct Table {
     header: &'static Header,
 }
 
-/// Why memory is not a table.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TableError {
-    #[error("not what operators said, or of another layout")]
-    Layout,
-    #[error(transparent)]
-    Region(#[from] RegionError),
-}
-
 impl Table {
     /// Bytes for so many records.
     #[must_use]
@@ -98,25 +86,23 @@ impl Table {
     /// Lays out fresh, zeroed memory.
     ///
     /// # Errors
-    /// [`RegionError`] if the region is too small.
-    pub fn create(region: Region) -> Result<Self, RegionError> {
+    /// [`LayoutError`] if the region is too small.
+    pub fn create(region: Region) -> Result<Self, LayoutError> {
         let table = Self { region, header: region.get(0)? };
-        table.header.layout.store(LAYOUT, Relaxed);
         table.header.size.store(region.len() as u64, Relaxed);
-        table.header.magic.store(MAGIC, Release);
+        table.header.seal.set(&FORMAT);
         Ok(table)
     }
 
     /// Takes over what an earlier cycle laid out.
     ///
     /// # Errors
-    /// [`TableError`]: it is not ours, start clean.
-    pub fn adopt(region: Region) -> Result<Self, TableError> {
+    /// [`LayoutError`]: it is not ours, start clean.
+    pub fn adopt(region: Region) -> Result<Self, LayoutError> {
         let header: &Header = region.get(0)?;
-        let ours = header.magic.load(Acquire) == MAGIC
-            && header.layout.load(Relaxed) == LAYOUT
-            && header.size.load(Relaxed) == region.len() as u64;
-        if ours { Ok(Self { region, header }) } else { Err(TableError::Layout) }
+        header.seal.check(&FORMAT)?;
+        FORMAT.laid_out_so(header.size.load(Relaxed) == region.len() as u64)?;
+        Ok(Self { region, header })
     }
 
     /// Carries everything over from the table of another size that this one replaces. Returns how many records found

@@ -16,28 +16,25 @@ mod packed;
 mod plain;
 mod sliding;
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 pub use self::count::Pressure;
-use super::cell::{Region, RegionError, shared_struct};
+use super::cell::{Region, shared_struct};
+use super::seal::{Format, LayoutError, Seal};
 use super::table::{Slot, Table, Words};
 use crate::policy::Millis;
 use crate::policy::limit::{Algorithm, Decision, KeyHash, Now, Rule, Tat};
 
-/// "SLUICERL" in ASCII.
-const MAGIC: u64 = 0x534c_5549_4345_524c;
-/// Raised with every change to what the words of the zone mean.
-const LAYOUT_VERSION: u64 = 2;
+const FORMAT: Format = Format::new(*b"sluiceRL", 3, "rate limits");
 /// How often one decision starts over because its slot was taken away.
 const ATTEMPTS: usize = 32;
 
 shared_struct! {
     /// First cache line of a zone; the table follows.
     struct Header {
-        /// Written last on creation.
-        magic: AtomicU64,
-        /// Layout version, then the shape in the low byte.
-        layout: AtomicU64,
+        seal: Seal,
+        /// Of each key.
+        shape: AtomicU64,
         evicted: AtomicU64,
         full: AtomicU64,
         /// How much of the two counts has been reported.
@@ -45,7 +42,6 @@ shared_struct! {
         full_told: AtomicU64,
         /// Numbers that are given out once. Never set back, whatever becomes of the zone.
         serials: AtomicU64,
-        reserved: AtomicU64,
     }
 }
 
@@ -67,27 +63,14 @@ impl Shape {
         Words { state, lease: if self.lease { grant::WORDS } else { 0 } }
     }
 
-    const fn layout(self) -> u64 {
+    const fn to_bits(self) -> u64 {
         let code = match self.algorithm {
             Algorithm::Gcra => 1,
             Algorithm::SlidingWindow => 2,
             Algorithm::FixedWindow => 3,
         };
-        LAYOUT_VERSION << 8 | (self.lease as u64) << 4 | code
+        (self.lease as u64) << 4 | code
     }
-}
-
-/// The zone cannot be used as it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LayoutError {
-    #[error("{0} bytes are too few for a rate limit zone")]
-    TooSmall(usize),
-    #[error("not a rate limit zone of this layout")]
-    Foreign,
-    #[error("rate limit zone holds states of another algorithm")]
-    OtherAlgorithm,
-    #[error(transparent)]
-    Region(#[from] RegionError),
 }
 
 /// The states of one `rate_limit_zone`.
@@ -117,12 +100,12 @@ impl LimitZone {
     /// [`LayoutError`] when the region is smaller than [`LimitZone::MIN_SIZE`].
     pub fn create(region: Region, shape: Shape) -> Result<Self, LayoutError> {
         let zone = Self::view(region, shape)?;
-        let Header { magic, layout, evicted, full, evicted_told, full_told, .. } = zone.header;
-        magic.store(0, SeqCst);
+        let Header { seal, evicted, full, evicted_told, full_told, .. } = zone.header;
+        seal.lift();
         zone.table.wipe();
         [evicted, full, evicted_told, full_told].into_iter().for_each(|count| count.store(0, Relaxed));
-        layout.store(shape.layout(), Relaxed);
-        magic.store(MAGIC, SeqCst);
+        zone.header.shape.store(shape.to_bits(), Relaxed);
+        seal.set(&FORMAT);
         Ok(zone)
     }
 
@@ -133,21 +116,14 @@ impl LimitZone {
     /// [`LayoutError`] when the region is not a zone of this layout and shape; start clean then.
     pub fn adopt(region: Region, shape: Shape) -> Result<Self, LayoutError> {
         let zone = Self::view(region, shape)?;
-        let found = zone.header.layout.load(SeqCst);
-        if zone.header.magic.load(SeqCst) != MAGIC || found >> 8 != LAYOUT_VERSION {
-            return Err(LayoutError::Foreign);
-        }
-        if found != shape.layout() {
-            return Err(LayoutError::OtherAlgorithm);
-        }
+        zone.header.seal.check(&FORMAT)?;
+        FORMAT.laid_out_so(zone.header.shape.load(Relaxed) == shape.to_bits())?;
         zone.table.sweep();
         Ok(zone)
     }
 
     fn view(region: Region, shape: Shape) -> Result<Self, LayoutError> {
-        if region.len() < Self::MIN_SIZE {
-            return Err(LayoutError::TooSmall(region.len()));
-        }
+        FORMAT.fits(region, Self::MIN_SIZE)?;
         let table = Table::new(region, size_of::<Header>()..region.len(), shape.words())?;
         Ok(Self { header: region.get(0)?, table, shape })
     }

@@ -6,6 +6,7 @@ mod model;
 mod threads;
 
 use std::sync::Barrier;
+use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
 
 use super::*;
@@ -238,18 +239,27 @@ fn observing_a_burst_does_not_fill_the_window() {
 fn a_zone_is_adopted_with_its_states() {
     for algorithm in ALL {
         let region = Region::on_heap(LimitZone::MIN_SIZE);
-        assert_eq!(LimitZone::adopt(region, shape(algorithm, false)).err(), Some(LayoutError::Foreign));
+        assert_eq!(
+            LimitZone::adopt(region, shape(algorithm, false)).err(),
+            Some(LayoutError::Foreign("rate limits"))
+        );
         let first = LimitZone::create(region, shape(algorithm, false)).unwrap();
         assert!(first.admit(&key(1), &ten(algorithm), &NOW, 6).admitted);
         let second = LimitZone::adopt(region, shape(algorithm, false)).unwrap();
         assert_eq!(second.peek(&key(1), &ten(algorithm), &NOW, 0).remaining, 4);
         let other = ALL.into_iter().find(|other| *other != algorithm).unwrap();
-        assert_eq!(LimitZone::adopt(region, shape(other, false)).err(), Some(LayoutError::OtherAlgorithm));
+        assert_eq!(
+            LimitZone::adopt(region, shape(other, false)).err(),
+            Some(LayoutError::Otherwise("rate limits"))
+        );
         let clean = LimitZone::create(region, shape(other, false)).unwrap();
         assert_eq!(clean.used(&NOW), 0);
     }
     let small = Region::on_heap(LimitZone::MIN_SIZE - 1);
-    assert!(matches!(LimitZone::create(small, shape(Algorithm::Gcra, false)), Err(LayoutError::TooSmall(_))));
+    assert!(matches!(
+        LimitZone::create(small, shape(Algorithm::Gcra, false)),
+        Err(LayoutError::TooSmall { .. })
+    ));
 }
 
 #[test]

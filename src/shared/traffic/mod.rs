@@ -16,16 +16,14 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use super::cell::{Region, RegionError, shared_struct};
+use super::seal::{Format, LayoutError, Seal};
 use crate::policy::Millis;
 use cells::Cells;
 pub use plan::Plan;
 pub use process::{Presence, Process, down, up};
 pub use series::{Series, add, count};
 
-/// Says that the memory is ours; written last.
-const MAGIC: u64 = u64::from_be_bytes(*b"sluiceTR");
-/// One more whenever a struct of this zone changes.
-const LAYOUT: u64 = 1;
+const FORMAT: Format = Format::new(*b"sluiceTR", 1, "counters");
 /// Worker indices whose respawns are counted.
 const WORKERS: usize = 128;
 
@@ -33,8 +31,7 @@ shared_struct! {
     #[derive(Debug)]
     #[repr(align(64))]
     struct Header {
-        magic: AtomicU64,
-        layout: AtomicU64,
+        seal: Seal,
         /// Bytes of the zone that were laid out.
         size: AtomicU64,
         /// Cycles begun; the present one's number.
@@ -85,21 +82,6 @@ const FORGOTTEN: Millis = 60_000;
 /// What a series is about: a hash that does not collide.
 pub type Key = [u64; 2];
 
-/// Why memory is not a zone of ours.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LayoutError {
-    #[error("a zone of {size} bytes is too small for counters, {needed} are needed")]
-    TooSmall { size: usize, needed: usize },
-    #[error("not a zone of counters")]
-    Magic,
-    #[error("counters of layout {0}, expected {LAYOUT}")]
-    Version(u64),
-    #[error("counters laid out for {laid} bytes in a zone of {size}")]
-    Size { laid: u64, size: usize },
-    #[error(transparent)]
-    Region(#[from] RegionError),
-}
-
 /// No series is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no room for another series of {words} words in {records} records")]
@@ -122,17 +104,13 @@ impl Store {
     /// # Errors
     /// [`LayoutError::TooSmall`] when the plan does not fit.
     pub fn create(region: Region, plan: Plan) -> Result<Self, LayoutError> {
-        let needed = plan.size();
-        if region.len() < needed {
-            return Err(LayoutError::TooSmall { size: region.len(), needed });
-        }
+        FORMAT.fits(region, plan.size())?;
         let header: &Header = region.get(0)?;
         let said = [(&header.shards, plan.shards), (&header.processes, plan.processes)];
         let said = said.into_iter().chain([(&header.records, plan.records), (&header.words, plan.words)]);
         said.for_each(|(cell, value)| cell.store(value as u64, Relaxed));
-        header.layout.store(LAYOUT, Relaxed);
         header.size.store(region.len() as u64, Relaxed);
-        header.magic.store(MAGIC, Release);
+        header.seal.set(&FORMAT);
         Ok(Self { region, header, plan })
     }
 
@@ -141,17 +119,9 @@ impl Store {
     /// # Errors
     /// When it is not ours, or not of this layout or size; the memory is untouched, start with a fresh zone.
     pub fn adopt(region: Region) -> Result<Self, LayoutError> {
-        if region.len() < HEADER {
-            return Err(LayoutError::TooSmall { size: region.len(), needed: HEADER });
-        }
+        FORMAT.fits(region, HEADER)?;
         let header: &Header = region.get(0)?;
-        if header.magic.load(Acquire) != MAGIC {
-            return Err(LayoutError::Magic);
-        }
-        let layout = header.layout.load(Relaxed);
-        if layout != LAYOUT {
-            return Err(LayoutError::Version(layout));
-        }
+        header.seal.check(&FORMAT)?;
         let number = |cell: &AtomicU64| cell.load(Relaxed) as usize;
         let plan = Plan {
             shards: number(&header.shards),
@@ -159,10 +129,8 @@ impl Store {
             records: number(&header.records),
             words: number(&header.words),
         };
-        let laid = header.size.load(Relaxed);
-        if laid != region.len() as u64 || plan.size() > region.len() {
-            return Err(LayoutError::Size { laid, size: region.len() });
-        }
+        let size = region.len();
+        FORMAT.laid_out_so(header.size.load(Relaxed) == size as u64 && plan.size() <= size)?;
         Ok(Self { region, header, plan })
     }
 

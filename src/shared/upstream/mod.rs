@@ -16,15 +16,14 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use super::balance::Server;
 use super::breaker::Breaker;
-use super::cell::{Region, RegionError, Shared, shared_struct};
+use super::cell::{Region, Shared, shared_struct};
 use super::health::Check;
+use super::seal::{Format, LayoutError, Seal};
 pub use claims::{Claims, Found};
 use slots::{BREAKER, BreakerSlot, CHECK, FrontSlot, IDENT, Slot};
 
-/// Says that the memory is ours; written last.
-const MAGIC: u64 = u64::from_be_bytes(*b"sluiceUP");
-/// One more whenever a struct of this zone changes.
 pub const LAYOUT: u64 = 5;
+const FORMAT: Format = Format::new(*b"sluiceUP", LAYOUT, "upstream state");
 /// Worker indices that `enter` tells apart.
 const WORKERS: usize = 128;
 
@@ -32,8 +31,7 @@ shared_struct! {
     #[derive(Debug)]
     #[repr(align(64))]
     struct Header {
-        magic: AtomicU64,
-        layout: AtomicU64,
+        seal: Seal,
         /// Bytes of the zone that were laid out.
         size: AtomicU64,
         /// Cycles begun; the present one's number.
@@ -62,21 +60,6 @@ pub use fill::Fill;
 
 /// What a record is about: a hash that does not collide.
 pub type Key = [u64; 2];
-
-/// Why memory is not a zone of ours.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LayoutError {
-    #[error("a zone of {0} bytes is too small for upstream state, at least {LEAST} are needed")]
-    TooSmall(usize),
-    #[error("not a zone of upstream state")]
-    Magic,
-    #[error("upstream state of layout {0}, expected {LAYOUT}")]
-    Version(u64),
-    #[error("upstream state laid out for {laid} bytes in a zone of {size}")]
-    Size { laid: u64, size: usize },
-    #[error(transparent)]
-    Region(#[from] RegionError),
-}
 
 /// No record is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -111,13 +94,10 @@ impl Store {
     /// # Errors
     /// [`LayoutError::TooSmall`] when not one record of each kind fits.
     pub fn create(region: Region) -> Result<Self, LayoutError> {
-        if region.len() < LEAST {
-            return Err(LayoutError::TooSmall(region.len()));
-        }
+        FORMAT.fits(region, LEAST)?;
         let store = Self { region, header: region.get(0)? };
-        store.header.layout.store(LAYOUT, Relaxed);
         store.header.size.store(region.len() as u64, Relaxed);
-        store.header.magic.store(MAGIC, Release);
+        store.header.seal.set(&FORMAT);
         Ok(store)
     }
 
@@ -126,21 +106,10 @@ impl Store {
     /// # Errors
     /// When it is not ours, or not of this layout or size; the memory is untouched, start with a fresh zone.
     pub fn adopt(region: Region) -> Result<Self, LayoutError> {
-        if region.len() < LEAST {
-            return Err(LayoutError::TooSmall(region.len()));
-        }
+        FORMAT.fits(region, LEAST)?;
         let store = Self { region, header: region.get(0)? };
-        if store.header.magic.load(Acquire) != MAGIC {
-            return Err(LayoutError::Magic);
-        }
-        let layout = store.header.layout.load(Relaxed);
-        if layout != LAYOUT {
-            return Err(LayoutError::Version(layout));
-        }
-        let laid = store.header.size.load(Relaxed);
-        if laid != region.len() as u64 {
-            return Err(LayoutError::Size { laid, size: region.len() });
-        }
+        store.header.seal.check(&FORMAT)?;
+        FORMAT.laid_out_so(store.header.size.load(Relaxed) == region.len() as u64)?;
         Ok(store)
     }
 

@@ -182,7 +182,7 @@ fn without_leases_nothing_is_leased() {
     let other = Shape { algorithm: Algorithm::Gcra, lease: true };
     let region = Region::on_heap(8192);
     LimitZone::create(region, shape(Algorithm::Gcra, false)).unwrap();
-    assert_eq!(LimitZone::adopt(region, other).err(), Some(LayoutError::OtherAlgorithm));
+    assert_eq!(LimitZone::adopt(region, other).err(), Some(LayoutError::Otherwise("rate limits")));
 }
 
 #[test]
