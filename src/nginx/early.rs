@@ -78,54 +78,36 @@ unsafe extern "C" fn pass(
     })
 }
 
-unsafe extern "C" fn server(
-    cf: *mut sys::ngx_conf_t,
-    cmd: *mut sys::ngx_command_t,
-    _: *mut c_void,
-) -> *mut c_char {
-    entry!("a directive", CONF_ERROR, {
-        // SAFETY: nginx passes the row that `noted` made and the parser state, inside an upstream.
-        unsafe { balance::conf::server(cf, || delegate(cf, &*cmd)) }
-    })
-}
-
-unsafe extern "C" fn keepalive(
-    cf: *mut sys::ngx_conf_t,
-    cmd: *mut sys::ngx_command_t,
-    _: *mut c_void,
-) -> *mut c_char {
-    entry!("a directive", CONF_ERROR, {
-        // SAFETY: as in `server`.
-        unsafe { balance::inner::keepalive(cf, || delegate(cf, &*cmd)) }
-    })
-}
-
-unsafe extern "C" fn random(
-    cf: *mut sys::ngx_conf_t,
-    cmd: *mut sys::ngx_command_t,
-    _: *mut c_void,
-) -> *mut c_char {
-    entry!("a directive", CONF_ERROR, {
-        // SAFETY: as in `server`.
-        unsafe {
-            balance::conf::random(cf);
-            delegate(cf, &*cmd)
+/// Handlers of lines inside an upstream, each of which does its part before, after or around the owner's.
+macro_rules! beside {
+    ($($name:ident: |$cf:ident, $owner:ident| $does:expr;)*) => {$(
+        unsafe extern "C" fn $name(
+            $cf: *mut sys::ngx_conf_t,
+            cmd: *mut sys::ngx_command_t,
+            _: *mut c_void,
+        ) -> *mut c_char {
+            entry!("a directive", CONF_ERROR, {
+                // SAFETY: nginx passes the row that `noted` made and the parser state, inside an upstream.
+                unsafe {
+                    let $owner = || delegate($cf, &*cmd);
+                    $does
+                }
+            })
         }
-    })
+    )*};
 }
 
-unsafe extern "C" fn hash(
-    cf: *mut sys::ngx_conf_t,
-    cmd: *mut sys::ngx_command_t,
-    _: *mut c_void,
-) -> *mut c_char {
-    entry!("a directive", CONF_ERROR, {
-        // SAFETY: as in `server`.
-        unsafe {
-            balance::conf::hash(cf);
-            delegate(cf, &*cmd)
-        }
-    })
+beside! {
+    server: |cf, owner| balance::conf::server(cf, owner);
+    keepalive: |cf, owner| balance::inner::keepalive(cf, owner);
+    random: |cf, owner| {
+        balance::conf::random(cf);
+        owner()
+    };
+    hash: |cf, owner| {
+        balance::conf::hash(cf);
+        owner()
+    };
 }
 
 /// Whether a target names TLS; `None` if that is decided per request.

@@ -32,6 +32,30 @@ pub trait Contents: Sized + 'static {
     fn carry(&self, _old: &Self) {}
 }
 
+/// What a `…_zone` line says, by its name.
+pub trait Named {
+    fn zone_name(&self) -> &str;
+}
+
+/// All zones of one directive, in the order of the file: a zone's number is its position.
+pub struct Zones<C>(pub Vec<C>);
+
+impl<C> Default for Zones<C> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<C: Named> Zones<C> {
+    pub fn find(&self, name: &str) -> Option<usize> {
+        self.0.iter().position(|zone| zone.zone_name() == name)
+    }
+
+    pub fn get(&self, number: usize) -> Option<&C> {
+        self.0.get(number)
+    }
+}
+
 /// One zone of one cycle. The allocation is stable: nginx keeps a pointer to it in the zone's `data`.
 pub struct Zone<C: Contents>(Box<Inner<C>>);
 

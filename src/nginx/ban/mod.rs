@@ -15,7 +15,7 @@ use super::cf::{ComplexValue, Place};
 use super::log::{self, Level};
 use super::request::Request;
 use super::sys::mono;
-use super::zone::{Contents, Zone};
+use super::zone::{Contents, Named, Zone};
 use crate::policy::Millis;
 use crate::policy::ban::{Name, Statuses};
 use crate::policy::limit::KeyHash;
@@ -31,19 +31,15 @@ pub use keeper::Keeper;
 const LOOK_PAUSE: Millis = 1_000;
 const FULL_PAUSE: Millis = 60_000;
 
-/// All zones, in the order of the file: a zone's number is its position.
-#[derive(Default)]
-pub struct Zones(pub Vec<ZoneConf>);
+pub type Zones = super::zone::Zones<ZoneConf>;
+
+impl Named for ZoneConf {
+    fn zone_name(&self) -> &str {
+        &self.name
+    }
+}
 
 impl Zones {
-    pub fn find(&self, name: &str) -> Option<usize> {
-        self.0.iter().position(|zone| zone.name == name)
-    }
-
-    pub fn get(&self, number: usize) -> Option<&ZoneConf> {
-        self.0.get(number)
-    }
-
     /// Whether bans are shared through the Redis of this link.
     pub fn use_link(&self, link: usize) -> bool {
         self.0.iter().any(|zone| zone.redis == Some(link))

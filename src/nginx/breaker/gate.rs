@@ -8,9 +8,9 @@ use super::super::events::{self, Event, Kind};
 use super::super::log::{self, Level};
 use super::super::request::Request;
 use super::super::sys::{mono, worker_index};
-use super::{About, words};
+use super::About;
 use crate::policy::Millis;
-use crate::policy::breaker::{Outcome, Settings, State, Transition, Via};
+use crate::policy::breaker::{Outcome, Settings, State, Told, Transition, Via};
 use crate::policy::limit::KeyHash;
 use crate::shared::breaker::{Admission, Breaker, Caller, Detailed, Era, Report, Token, View};
 use crate::shared::upstream::{Claims, Full};
@@ -137,12 +137,13 @@ impl Gate {
         let worse = transition.to == State::Open || transition.suppressed;
         let level = if worse { Level::Warn } else { Level::Notice };
         let dry_run = self.breaker.is_dry(&self.settings, mono());
-        let line = words::Line { name: &self.name, dry_run, transition };
+        let told = Told { transition, dry_run };
+        let line = format!("circuit breaker of {} {told}", self.name);
         match request {
             Some(request) => request.log(level, format_args!("{line}")),
             None => log::cycle(level, format_args!("{line}")),
         }
-        self.note([transition.from.name(), transition.to.name()], &line.to_string());
+        self.note([transition.from.name(), transition.to.name()], &line);
     }
 
     /// Writes into the event log.

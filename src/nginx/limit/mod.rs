@@ -15,7 +15,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 
 use super::cf::{ComplexValue, Place};
 use super::log::Level;
-use super::zone::{Contents, Zone};
+use super::zone::{Contents, Named, Zone};
 use crate::policy::Millis;
 use crate::policy::limit::{Algorithm, Decision, Delay, Rate, Rule};
 use crate::shared::cell::Region;
@@ -32,17 +32,11 @@ use ask::Wait;
 /// As many as most locations have limits need no memory of their own.
 pub type Few<T> = smallvec::SmallVec<[T; 1]>;
 
-/// All zones, in the order of the file: a zone's number is its position.
-#[derive(Default)]
-pub struct Zones(pub Vec<ZoneConf>);
+pub type Zones = super::zone::Zones<ZoneConf>;
 
-impl Zones {
-    pub fn find(&self, name: &str) -> Option<usize> {
-        self.0.iter().position(|zone| zone.name == name)
-    }
-
-    pub fn get(&self, number: usize) -> Option<&ZoneConf> {
-        self.0.get(number)
+impl Named for ZoneConf {
+    fn zone_name(&self) -> &str {
+        &self.name
     }
 }
 

@@ -81,7 +81,7 @@ pub enum Cause {
     Reset,
 }
 
-/// One change of state, reported once: by the worker that won it. `Display` is a log line.
+/// One change of state, reported once: by the worker that won it. See [`Told`] for its words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transition {
     pub from: State,
@@ -140,20 +140,30 @@ impl fmt::Display for Cause {
     }
 }
 
-impl fmt::Display for Transition {
+/// A transition in the words of a log line, what it happened to left out.
+pub struct Told {
+    pub transition: Transition,
+    pub dry_run: bool,
+}
+
+impl fmt::Display for Told {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let to = if self.suppressed { State::Open } else { self.to };
-        write!(f, "{} -> {to}: {}", self.from, self.cause)?;
-        let bad = !matches!(self.cause, Cause::TestsPassed { .. } | Cause::Elapsed | Cause::Reset);
-        if let Some(last) = self.last.filter(|_| bad && self.cause != Cause::TestSlow) {
+        let Transition { to, cause, last, open_for, suppressed, .. } = self.transition;
+        let is = if self.dry_run { "would be" } else { "is" };
+        match to {
+            _ if suppressed => f.write_str("stays closed")?,
+            State::Open => write!(f, "{is} open for {}", Seconds(open_for))?,
+            State::HalfOpen => write!(f, "{is} half-open")?,
+            State::Closed => write!(f, "{is} closed")?,
+        }
+        write!(f, ": {cause}")?;
+        if let Some(last) = last.filter(|_| (suppressed || to == State::Open) && cause != Cause::TestSlow) {
             write!(f, ", last {last}")?;
         }
-        if self.suppressed {
-            f.write_str(", suppressed")?;
-        } else if self.to == State::Open {
-            write!(f, ", open for {}", Seconds(self.open_for))?;
+        if suppressed {
+            f.write_str(", but as many servers as may be are out")?;
         }
-        Ok(())
+        if self.dry_run { f.write_str(", dry run") } else { Ok(()) }
     }
 }
 
@@ -195,12 +205,17 @@ mod tests {
             attempts: 0,
             suppressed: false,
         };
-        assert_eq!(trip.to_string(), "closed -> open: 5 failures in 28.0 s, last http_502, open for 30.0 s");
-        let kept = Transition { to: State::Closed, suppressed: true, ..trip };
-        assert_eq!(kept.to_string(), "closed -> open: 5 failures in 28.0 s, last http_502, suppressed");
+        let told = |dry_run, transition| Told { transition, dry_run }.to_string();
+        let open = "open for 30.0 s: 5 failures in 28.0 s, last http_502";
+        assert_eq!(told(false, trip), format!("is {open}"));
+        assert_eq!(told(true, trip), format!("would be {open}, dry run"));
         let cause = Cause::TestsPassed { count: 1 };
         let closed = Transition { from: State::HalfOpen, to: State::Closed, cause, ..trip };
-        assert_eq!(closed.to_string(), "half_open -> closed: test request passed");
+        assert_eq!(told(false, closed), "is closed: test request passed");
+        let kept = Transition { to: State::Closed, suppressed: true, ..trip };
+        let stays =
+            "stays closed: 5 failures in 28.0 s, last http_502, but as many servers as may be are out";
+        assert_eq!(told(false, kept), stays);
         assert_eq!(Seconds(7).to_string(), "0.007 s");
     }
 }

@@ -9,7 +9,7 @@ mod processes;
 mod threads;
 
 use super::*;
-use crate::policy::breaker::{Outcome, Via};
+use crate::policy::breaker::{Outcome, Told, Via};
 
 /// Any request of a worker.
 const fn of(worker: u16) -> Caller {
@@ -47,6 +47,10 @@ fn open(breaker: &Breaker, s: &Settings, now: Millis) {
     assert_eq!((trips, state(breaker, now)), (1, "open"));
 }
 
+fn told(transition: Transition) -> String {
+    Told { transition, dry_run: false }.to_string()
+}
+
 #[test]
 fn the_walk_of_the_specification_to_the_millisecond() {
     // The second start walks over the wrap of 32 bits, the third over that of 35.
@@ -58,8 +62,7 @@ fn the_walk_of_the_specification_to_the_millisecond() {
         }
         let straggler = token(&breaker, &s, start + 27_000);
         let trip = request(&breaker, &s, start + 28_000, false).unwrap();
-        let line = "closed -> open: 5 failures in 28.0 s, last http_502, open for 30.0 s";
-        assert_eq!(trip.to_string(), line);
+        assert_eq!(told(trip), "is open for 30.0 s: 5 failures in 28.0 s, last http_502");
         assert_eq!(admit(&breaker, &s, start + 28_000), Admission::Reject { retry_after: 30_000 });
         assert_eq!(admit(&breaker, &s, start + 57_999), Admission::Reject { retry_after: 1 });
         assert_eq!(breaker.peek(&s, start + 58_000), Err(1));
@@ -67,17 +70,16 @@ fn the_walk_of_the_specification_to_the_millisecond() {
         let (admission, elapsed) = breaker.admit(&s, start + 58_000, of(3));
         let Admission::Allow(test) = admission else { panic!("no test request") };
         assert!(test.is_test());
-        assert_eq!(elapsed.unwrap().to_string(), "open -> half_open: time for a test request");
+        assert_eq!(told(elapsed.unwrap()), "is half-open: time for a test request");
         assert_eq!(admit(&breaker, &s, start + 58_001), Admission::Reject { retry_after: 59_999 });
         assert_eq!(breaker.record(&s, start + 58_050, straggler, report(true)), None);
         assert_eq!(breaker.view(&s, start + 58_050).late, 1);
         let again = breaker.record(&s, start + 58_100, test, report(false)).unwrap();
-        let line = "half_open -> open: test request failed, last http_502, open for 30.0 s";
-        assert_eq!(again.to_string(), line);
+        assert_eq!(told(again), "is open for 30.0 s: test request failed, last http_502");
 
         assert_eq!(admit(&breaker, &s, start + 88_099), Admission::Reject { retry_after: 1 });
         let closed = request(&breaker, &s, start + 88_100, true).unwrap();
-        assert_eq!(closed.to_string(), "half_open -> closed: test request passed");
+        assert_eq!(told(closed), "is closed: test request passed");
         assert_eq!(breaker.view(&s, start + 88_100).failures, 0);
         for round in 1..100 {
             assert_eq!(request(&breaker, &s, start + 88_100 + round * 7_600, false), None);

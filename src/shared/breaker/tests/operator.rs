@@ -22,7 +22,7 @@ fn the_operator_wins_and_the_machine_goes_on_below() {
     // Over by itself, and the evidence is there.
     assert!(request(&breaker, &s, 2_000, false).is_some());
     breaker.force(Some(Forced::Open), 60_000);
-    assert_eq!(breaker.reset(2_002).unwrap().to_string(), "open -> closed: reset");
+    assert_eq!(told(breaker.reset(2_002).unwrap()), "is closed: reset");
     assert_eq!((breaker.view(&s, 2_002).failures, breaker.reset(2_003)), (0, None));
     assert_eq!(state(&breaker, 2_003), "closed");
 }
