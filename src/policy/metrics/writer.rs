@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
 use std::fmt::{self, Write as _};
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
 
 use super::{Bound, Buckets, Family, Format, Kind, Value};
 
@@ -21,6 +21,24 @@ impl Out for Vec<u8> {
     }
 }
 
+/// Hashes of hashes, which need no more hashing.
+#[derive(Default)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.0 = self.0 << 8 | u64::from(*byte));
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 /// Writes metrics, at most so many series of them.
 pub struct Writer<'o, O> {
     out: &'o mut O,
@@ -31,7 +49,7 @@ pub struct Writer<'o, O> {
     dropped: u64,
     families: HashSet<&'static str>,
     /// Hashes of the labels that the present family has.
-    seen: HashSet<u64>,
+    seen: HashSet<u64, BuildHasherDefault<AsItIs>>,
     hasher: RandomState,
     /// The labels of one series, written out.
     labels: String,
@@ -47,7 +65,7 @@ impl<'o, O: Out> Writer<'o, O> {
             written: 0,
             dropped: 0,
             families: HashSet::new(),
-            seen: HashSet::new(),
+            seen: HashSet::default(),
             hasher: RandomState::new(),
             labels: String::new(),
             line: String::new(),
@@ -185,6 +203,10 @@ impl<O: Out> Series<'_, '_, O> {
 
 /// `text` with backslashes, ends of lines and, if `quotes`, quotes escaped.
 fn escape(to: &mut String, text: &str, quotes: bool) {
+    // Nearly all have none; to look at all bytes is what processors do many at a time.
+    if !text.bytes().fold(false, |found, byte| found | matches!(byte, b'\\' | b'\n' | b'"')) {
+        return to.push_str(text);
+    }
     let mut from = 0;
     for (at, byte) in text.bytes().enumerate() {
         let escaped = match byte {

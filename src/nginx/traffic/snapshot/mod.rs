@@ -3,8 +3,6 @@
 //!
 //! Times of day are milliseconds since 1970, lengths of time milliseconds. `None` stands for what cannot be known here.
 
-#![allow(dead_code, unused_imports, reason = "for the API, the metrics and the dashboard, which are to come")]
-
 mod bans;
 mod breakers;
 mod host;
@@ -24,7 +22,7 @@ use serde::Serialize;
 
 use crate::policy::Millis;
 use crate::policy::balance::State;
-use crate::policy::breaker::{Settings, Via};
+use crate::policy::breaker::Settings;
 use crate::shared::ban::Counters;
 use crate::shared::breaker::{Detailed, View};
 
@@ -356,14 +354,4 @@ pub struct Breakers {
     pub breaker: Option<Breaker>,
     /// Of the group's servers: id, address, breaker.
     pub peers: Vec<(u64, String, Breaker)>,
-}
-
-/// The word for who makes the tests of a half-open breaker.
-#[must_use]
-pub const fn via(via: Via) -> &'static str {
-    match via {
-        Via::Traffic => "traffic",
-        Via::Safe => "safe",
-        Via::Probe => "probe",
-    }
 }
