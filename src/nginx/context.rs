@@ -22,9 +22,8 @@ pub struct Context {
     pub passage: RefCell<Passage>,
     /// The server that serves this request, when its group is sticky.
     pub session: Session,
-    /// A call to the API that waits for its answer.
-    #[allow(dead_code, reason = "dropped, which ends the wait")]
-    pub api: super::api::later::Waiting,
+    /// Whether it waits for an answer of ours; dropped, the wait ends.
+    pub waiting: super::later::Waiting,
     /// A refusal of ours: what the header filter is to add to the final response.
     pub refusal: Cell<Option<super::reject::Refusal>>,
 }

@@ -15,6 +15,7 @@ mod entry;
 mod events;
 mod filter;
 mod health;
+mod later;
 mod limit;
 mod log;
 mod membership;

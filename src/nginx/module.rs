@@ -17,8 +17,8 @@ use super::entry::entry;
 use super::request::Request;
 use super::sys::{CONF_ERROR, CONF_OK, DECLINED, ERROR, OK, Process, process, slot};
 use super::{
-    api, balance, ban, breaker, conf, control, early, events, filter, limit, rescue, traffic, upstream,
-    variables, worker,
+    api, balance, ban, breaker, conf, control, early, events, filter, limit, metrics, rescue, traffic,
+    upstream, variables, worker,
 };
 
 /// A table of pointers that nginx reads and nobody writes.
@@ -350,6 +350,7 @@ unsafe extern "C" fn init_module(cycle: *mut sys::ngx_cycle_t) -> sys::ngx_int_t
         // `master_process off`: a reload makes a new cycle in the process that serves, without init_process.
         if process() == Process::Single && worker::current().is_some() {
             events::release();
+            metrics::release();
             worker::stop();
             // SAFETY: as above.
             worker::start(conf, unsafe { (*cycle).log });

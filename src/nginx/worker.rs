@@ -14,7 +14,7 @@ use super::request::Request;
 use super::sys::{exiting, mono};
 use super::timer::Timer;
 use super::wake::Wake;
-use super::{ban, breaker, events, health, limit, traffic};
+use super::{ban, breaker, events, health, limit, metrics, traffic};
 use crate::policy::Millis;
 use crate::remote::{Done, Engine, Job};
 
@@ -30,6 +30,7 @@ pub struct Worker {
     pub ledger: limit::Ledger,
     pub bans: ban::Keeper,
     pub waiters: events::Waiters,
+    pub scribe: metrics::Scribe,
     pub traffic: traffic::Watch,
     engine: Option<Engine>,
     /// Jobs of this turn of the event loop; they leave together at its end.
@@ -65,6 +66,7 @@ pub fn start(conf: &'static MainConf, log: *mut sys::ngx_log_t) {
         ledger: limit::Ledger::new(log),
         bans: ban::Keeper::start(conf, log),
         waiters: events::Waiters::new(log),
+        scribe: metrics::Scribe::new(log),
         traffic: traffic::Watch::start(conf, log),
         engine,
         outbox: RefCell::default(),

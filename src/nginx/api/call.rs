@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
+use super::super::later;
 use super::super::request::Request;
 use crate::policy::api::{Failure, Method, Query, Shape, text};
 
@@ -27,7 +28,7 @@ pub enum Answer {
     Document(u16, Vec<u8>),
     /// 204
     Nothing,
-    /// It will come through the ticket of `later`.
+    /// It will come through the call's ticket, to [`resume`](super::resume).
     Later,
 }
 
@@ -73,6 +74,11 @@ impl Call<'_> {
             (text((*r).headers_in.user.as_bytes()), text((*(*r).connection).addr_text.as_bytes()))
         };
         if user.is_empty() { address } else { format!("{user} at {address}") }
+    }
+
+    /// A ticket for an answer that will come later.
+    pub fn ticket(&self) -> Result<u64, Failure> {
+        later::ticket(self.request).ok_or_else(|| Failure::internal("the request cannot wait"))
     }
 
     /// What a resource that can only be looked at answers.

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::super::events;
 use super::super::worker;
-use super::{Answer, Call, Outcome, later};
+use super::{Answer, Call, Outcome};
 use crate::policy::api::{Failure, iso};
 use crate::policy::events::Recorded;
 use crate::shared::events::Page;
@@ -62,7 +62,7 @@ pub fn route(call: &Call) -> Outcome {
         let page = events::page(since);
         match worker::current().filter(|_| wait > 0 && page.events.is_empty()) {
             Some(worker) => {
-                let ticket = later::ticket(call.request)?;
+                let ticket = call.ticket()?;
                 worker.waiters.add(ticket, page.last, wait * 1000, document);
                 Ok(Answer::Later)
             }

@@ -3,9 +3,10 @@
 use nginx_sys as sys;
 
 use super::super::entry::entry;
+use super::super::later;
 use super::super::request::Request;
 use super::super::sys::DONE;
-use super::{Answer, Call, Outcome, body, later, router, send};
+use super::{Answer, Call, Outcome, body, router, send};
 use crate::policy::api::{Failure, Method, Prefix, Query, is_foreign, segments};
 
 /// The content handler of a location with `api`.

@@ -6,7 +6,7 @@ use super::super::events::{self, Event, Kind};
 use super::super::limit::inspect::{self, Report, Standing, Subject};
 use super::super::limit::{Source, ZoneConf};
 use super::super::worker::{self, Worker};
-use super::{Answer, Call, Outcome, later};
+use super::{Answer, Call, Outcome};
 use crate::policy::api::{Failure, Method};
 use crate::policy::limit::{KeyHash, why};
 
@@ -76,7 +76,7 @@ pub fn route(call: &Call, zone: &str, key: &[u8]) -> Outcome {
     let number = conf.limits.find(zone).ok_or_else(missing)?;
     let its: &ZoneConf = conf.limits.get(number).ok_or_else(missing)?;
     let worker = worker::current().ok_or_else(|| Failure::internal("the worker is leaving"))?;
-    let ticket = || later::ticket(call.request);
+    let ticket = || call.ticket();
     let told = match call.method {
         Method::Get => {
             let rules = inspect::rules(its, call.query.get("rate").as_deref());

@@ -1,11 +1,10 @@
 //! Sending an answer.
 
-use core::ffi::c_void;
 use core::ptr::null_mut;
 
 use nginx_sys as sys;
 
-use super::super::entry::entry;
+use super::super::content;
 use super::super::request::Request;
 use super::super::sys::{ERROR, OK};
 use super::{Answer, Outcome};
@@ -71,37 +70,7 @@ fn document(request: &Request, status: u16, body: Vec<u8>) -> sys::ngx_int_t {
         if rc == ERROR || rc > OK || (*r).header_only() != 0 {
             return rc;
         }
-        let Some(mut link) = kept(request, body) else { return ERROR };
+        let Some(mut link) = content::kept(request, body) else { return ERROR };
         sys::ngx_http_output_filter(r, &raw mut link)
     }
-}
-
-/// The bytes as a buffer of the core's, freed when the request ends. The core sends as much at a time as the client takes.
-fn kept(request: &Request, body: Vec<u8>) -> Option<sys::ngx_chain_t> {
-    let r = request.as_ptr();
-    // SAFETY: a live request's pool: memory for a buffer, zeroed as ngx_calloc_buf gives it, and a cleanup whose data holds the
-    // vector, which is written once and dropped once.
-    unsafe {
-        let buf = sys::ngx_pcalloc((*r).pool, size_of::<sys::ngx_buf_t>()).cast::<sys::ngx_buf_t>();
-        let cleanup = sys::ngx_pool_cleanup_add((*r).pool, size_of::<Vec<u8>>());
-        if buf.is_null() || cleanup.is_null() {
-            return None;
-        }
-        let range = body.as_ptr_range();
-        (*buf).pos = range.start.cast_mut();
-        (*buf).last = range.end.cast_mut();
-        (*buf).set_memory(u32::from(!body.is_empty()));
-        (*buf).set_last_buf(u32::from(request.is_main()));
-        (*buf).set_last_in_chain(1);
-        (*cleanup).data.cast::<Vec<u8>>().write(body);
-        (*cleanup).handler = Some(drop_body);
-        Some(sys::ngx_chain_t { buf, next: null_mut() })
-    }
-}
-
-unsafe extern "C" fn drop_body(data: *mut c_void) {
-    entry!("an answer's end", (), {
-        // SAFETY: nginx runs a pool's cleanups once, with the data `kept` filled.
-        unsafe { core::ptr::drop_in_place(data.cast::<Vec<u8>>()) }
-    });
 }

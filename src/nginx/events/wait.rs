@@ -4,7 +4,8 @@ use std::cell::RefCell;
 
 use nginx_sys as sys;
 
-use super::super::api::{Outcome, later};
+use super::super::api::{self, Outcome};
+use super::super::later;
 use super::super::sys::{exiting, mono};
 use super::super::timer::Timer;
 use super::super::worker;
@@ -61,7 +62,7 @@ impl Waiters {
                 self.waiting.borrow_mut().push(waiter);
                 continue;
             }
-            later::resume(waiter.ticket, (waiter.document)(&page));
+            api::resume(waiter.ticket, (waiter.document)(&page));
         }
         if !self.waiting.borrow().is_empty() {
             self.timer.arm(TICK);

@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use super::super::api::{Outcome, later};
+use super::super::api::{self, Outcome};
 use super::super::sys::now;
 use super::super::worker::Worker;
 use super::desk::Desk;
@@ -160,7 +160,7 @@ fn tell(worker: &Worker, ticket: u64, ruled: Option<&[Ruled]>) -> bool {
         Some(ruled) => Some(there(&subject, ruled, &desk)),
         None => looks.then(|| here(&desk, &subject, Source::Fallback)),
     };
-    later::resume(ticket, told(report));
+    api::resume(ticket, told(report));
     true
 }
 

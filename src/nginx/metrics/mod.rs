@@ -1,6 +1,6 @@
 //! `metrics`: everything this module counts and knows, as Prometheus reads it.
 
-mod body;
+mod draft;
 mod families;
 
 use nginx_sys as sys;
@@ -8,12 +8,15 @@ use nginx_sys as sys;
 use super::cf::{Directive, Result, set_once};
 use super::entry::entry;
 use super::request::Request;
-use super::sys::ERROR;
+use super::sys::DONE;
 use super::traffic::conf::want;
-use super::{conf, content};
-use crate::policy::metrics::{Format, Writer, negotiate};
+use super::{conf, content, later};
+use crate::policy::metrics::negotiate;
 
-use body::Body;
+use draft::Draft;
+use families::Shot;
+
+pub use draft::{Scribe, release};
 
 /// Series of one answer, at most, unless `max_series` says otherwise.
 const MAX_SERIES: usize = 20_000;
@@ -66,24 +69,18 @@ fn answer(request: &Request) -> sys::ngx_int_t {
     }
     let format = negotiate(accepted(request));
     let max_series = request.loc_conf().metrics.max_series.unwrap_or(MAX_SERIES);
-    let mut body = Body::new(request);
-    let mut writer = Writer::new(&mut body, format, max_series);
-    families::write(&mut writer, &families::Shot::take(request.main_conf()));
-    writer.finish();
-    send(request, format, body)
+    let draft = Draft::new(Shot::take(request.main_conf()), format, max_series);
+    match draft.in_turns(request) {
+        Ok(()) => {
+            later::hold(request);
+            DONE
+        }
+        Err(draft) => draft.finish(request),
+    }
 }
 
 /// The values of the client's `Accept` headers, as far as they are text.
 fn accepted(request: &Request) -> impl Iterator<Item = &str> {
     let accept = request.headers_in().filter(|(name, _)| name.eq_ignore_ascii_case(b"accept"));
     accept.filter_map(|(_, value)| core::str::from_utf8(value).ok())
-}
-
-fn send(request: &Request, format: Format, body: Body<'_>) -> sys::ngx_int_t {
-    let Some(body) = body.finish() else { return ERROR };
-    // Another format for another client, and of this moment alone.
-    if !request.set_header("Vary", "Accept") || !request.set_header("Cache-Control", "no-store") {
-        return ERROR;
-    }
-    content::send(request, format.content_type(), body)
 }

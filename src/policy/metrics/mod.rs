@@ -12,7 +12,7 @@ mod writer;
 pub use accept::negotiate;
 pub use family::{Family, Kind, counter, gauge, histogram, info};
 pub use value::{Bound, Buckets, Value};
-pub use writer::{Labels, Out, Series, Writer};
+pub use writer::{Labels, Series, Writer};
 
 /// How metrics are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

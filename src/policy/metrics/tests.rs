@@ -14,16 +14,14 @@ const SECONDS: Family = histogram("nginx_duration_seconds", "Times.");
 const BUILD: Family = info("nginx_build_info", "Facts.");
 const BOUNDS: [u64; 4] = [1, 250, 1_000, 60_000];
 
-fn write(format: Format, most: usize, fill: impl FnOnce(&mut Writer<'_, Vec<u8>>)) -> (String, u64, u64) {
-    let mut out = Vec::new();
-    let mut writer = Writer::new(&mut out, format, most);
+fn write(format: Format, most: usize, fill: impl FnOnce(&mut Writer)) -> (String, u64, u64) {
+    let mut writer = Writer::new(format, most);
     fill(&mut writer);
     let (written, dropped) = (writer.written(), writer.dropped());
-    writer.finish();
-    (String::from_utf8(out).expect("text"), written, dropped)
+    (String::from_utf8(writer.finish()).expect("text"), written, dropped)
 }
 
-fn all(writer: &mut Writer<'_, Vec<u8>>) {
+fn all(writer: &mut Writer) {
     writer.family(&REQUESTS, |f| {
         f.put(&[("status", "200")], 7_u64);
         f.put(&[("status", "a\\b\"c\nd")], 0_u64);
@@ -101,7 +99,7 @@ fn no_series_and_no_family_comes_twice() {
 #[test]
 #[cfg(not(debug_assertions))]
 fn a_family_that_comes_again_is_left_out() {
-    let twice = |writer: &mut Writer<'_, Vec<u8>>| {
+    let twice = |writer: &mut Writer| {
         writer.family(&ACTIVE, |f| f.put(&[], 1_u64));
         writer.family(&ACTIVE, |f| f.put(&[("a", "b")], 1_u64));
     };

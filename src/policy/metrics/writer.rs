@@ -10,17 +10,6 @@ use super::{Bound, Buckets, Family, Format, Kind, Value};
 /// Names and values of a series' labels, in the order they are written. Names are valid and none comes twice.
 pub type Labels<'a> = &'a [(&'static str, &'a str)];
 
-/// Where the text goes.
-pub trait Out {
-    fn put(&mut self, text: &[u8]);
-}
-
-impl Out for Vec<u8> {
-    fn put(&mut self, text: &[u8]) {
-        self.extend_from_slice(text);
-    }
-}
-
 /// Hashes of hashes, which need no more hashing.
 #[derive(Default)]
 struct AsItIs(u64);
@@ -40,8 +29,8 @@ impl Hasher for AsItIs {
 }
 
 /// Writes metrics, at most so many series of them.
-pub struct Writer<'o, O> {
-    out: &'o mut O,
+pub struct Writer {
+    out: Vec<u8>,
     format: Format,
     /// Series that may still be written.
     left: usize,
@@ -56,10 +45,11 @@ pub struct Writer<'o, O> {
     line: String,
 }
 
-impl<'o, O: Out> Writer<'o, O> {
-    pub fn new(out: &'o mut O, format: Format, max_series: usize) -> Self {
+impl Writer {
+    #[must_use]
+    pub fn new(format: Format, max_series: usize) -> Self {
         Self {
-            out,
+            out: Vec::new(),
             format,
             left: max_series,
             written: 0,
@@ -74,7 +64,7 @@ impl<'o, O: Out> Writer<'o, O> {
 
     /// A family with what `fill` says; nothing at all, if that is nothing. All series of a family must come in one
     /// call: of a second one nothing is written.
-    pub fn family(&mut self, family: &Family, fill: impl FnOnce(&mut Series<'_, 'o, O>)) {
+    pub fn family(&mut self, family: &Family, fill: impl FnOnce(&mut Series<'_>)) {
         self.seen.clear();
         let known = !self.families.insert(family.open_name());
         debug_assert!(!known, "{} comes twice", family.name);
@@ -103,11 +93,13 @@ impl<'o, O: Out> Writer<'o, O> {
         self.left += series;
     }
 
-    /// The end of the text.
-    pub fn finish(self) {
+    /// The whole text.
+    #[must_use]
+    pub fn finish(mut self) -> Vec<u8> {
         if self.format == Format::OpenMetrics {
-            self.out.put(b"# EOF\n");
+            self.out.extend_from_slice(b"# EOF\n");
         }
+        self.out
     }
 
     fn head(&mut self, family: &Family) {
@@ -122,7 +114,7 @@ impl<'o, O: Out> Writer<'o, O> {
         if let Some(unit) = family.unit().filter(|_| self.format == Format::OpenMetrics) {
             self.line.extend(["# UNIT ", name, " ", unit, "\n"]);
         }
-        self.out.put(self.line.as_bytes());
+        self.out.extend_from_slice(self.line.as_bytes());
     }
 
     /// Writes the labels out. False if the family has a series with these.
@@ -150,19 +142,19 @@ impl<'o, O: Out> Writer<'o, O> {
             self.line.push('}');
         }
         let _ = writeln!(self.line, " {value}");
-        self.out.put(self.line.as_bytes());
+        self.out.extend_from_slice(self.line.as_bytes());
     }
 }
 
 /// The series of one family.
-pub struct Series<'w, 'o, O> {
-    writer: &'w mut Writer<'o, O>,
+pub struct Series<'w> {
+    writer: &'w mut Writer,
     family: Family,
     known: bool,
     headed: bool,
 }
 
-impl<O: Out> Series<'_, '_, O> {
+impl Series<'_> {
     /// A series of a counter, a gauge or facts.
     pub fn put(&mut self, labels: Labels<'_>, value: impl Into<Value>) {
         debug_assert!(self.family.kind != Kind::Histogram, "{}", self.family.name);

@@ -4,7 +4,7 @@ use super::{Shot, one_hot, with};
 use crate::nginx::traffic::snapshot::Breaker;
 use crate::policy::breaker::State;
 use crate::policy::metrics::states::{BREAKER_STATES, breaker_state};
-use crate::policy::metrics::{Family, Out, Value, Writer, counter, gauge};
+use crate::policy::metrics::{Family, Value, Writer, counter, gauge};
 use crate::shared::breaker::CHANGES;
 
 const STATE: Family =
@@ -69,7 +69,7 @@ fn all(shot: &Shot) -> Vec<One<'_>> {
     all
 }
 
-pub fn write<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
+pub fn write(writer: &mut Writer, shot: &Shot) {
     let all = all(shot);
     writer.family(&STATE, |f| {
         for one in &all {
@@ -90,17 +90,12 @@ pub fn write<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
     windows(writer, &all);
 }
 
-fn each<O: Out>(
-    writer: &mut Writer<'_, O>,
-    all: &[One<'_>],
-    family: &Family,
-    value: impl Fn(&Breaker) -> Value,
-) {
+fn each(writer: &mut Writer, all: &[One<'_>], family: &Family, value: impl Fn(&Breaker) -> Value) {
     writer.family(family, |f| all.iter().for_each(|one| f.put(&one.labels(), value(one.its))));
 }
 
-fn split<O: Out, const N: usize>(
-    writer: &mut Writer<'_, O>,
+fn split<const N: usize>(
+    writer: &mut Writer,
     all: &[One<'_>],
     family: &Family,
     label: &'static str,
@@ -139,7 +134,7 @@ fn calls(its: &Breaker) -> [(&'static str, u64); 5] {
     ]
 }
 
-fn transitions<O: Out>(writer: &mut Writer<'_, O>, all: &[One<'_>]) {
+fn transitions(writer: &mut Writer, all: &[One<'_>]) {
     let word = |state: State| match state {
         State::Closed => "closed",
         State::Open => "open",
@@ -160,7 +155,7 @@ fn transitions<O: Out>(writer: &mut Writer<'_, O>, all: &[One<'_>]) {
     });
 }
 
-fn windows<O: Out>(writer: &mut Writer<'_, O>, all: &[One<'_>]) {
+fn windows(writer: &mut Writer, all: &[One<'_>]) {
     let failures =
         |its: &Breaker| if its.settings.rated() { its.view.window.fail } else { its.view.failures };
     let ratio = |part: u32, its: &Breaker| match its.view.window.total {

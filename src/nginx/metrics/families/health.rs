@@ -3,7 +3,7 @@
 use super::shot::{Member, Upstream};
 use super::{RESPONSES, Shot, buckets, with};
 use crate::nginx::traffic::snapshot::{Histogram, Probes};
-use crate::policy::metrics::{Family, Labels, Out, Series, Value, Writer, counter, gauge, histogram};
+use crate::policy::metrics::{Family, Labels, Series, Value, Writer, counter, gauge, histogram};
 
 const OVERDUE: Family = gauge(
     "nginx_health_check_overdue",
@@ -34,7 +34,8 @@ const EXPECTED: [(&str, &str); 6] = [
     ("unhealthy", "up"),
 ];
 
-pub fn write<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
+/// When each check was made last.
+pub fn states(writer: &mut Writer, shot: &Shot) {
     writer.family(&OVERDUE, |f| {
         for group in
             shot.groups.iter().filter(|group| group.peers.iter().any(|peer| !peer.its.probes.is_empty()))
@@ -49,6 +50,10 @@ pub fn write<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
     each(writer, shot, &PASSED, |f, labels, probes| {
         probes.last_passed.into_iter().for_each(|passed| f.put(labels, passed));
     });
+}
+
+/// What probes found.
+pub fn results(writer: &mut Writer, shot: &Shot) {
     each(writer, shot, &RESULTS, |f, labels, probes| {
         for (result, reason, count) in
             probes.results.iter().filter(|it| it.2 > 0 || EXPECTED.contains(&(it.0, it.1)))
@@ -56,6 +61,10 @@ pub fn write<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
             f.put(&with(&with(labels, ("result", result)), ("reason", reason)), *count);
         }
     });
+}
+
+/// What that changed, and how long they took.
+pub fn changes(writer: &mut Writer, shot: &Shot) {
     each(writer, shot, &TRANSITIONS, |f, labels, probes| {
         for (from, to, count) in
             probes.changes.iter().filter(|it| it.2 > 0 || EXPECTED.contains(&(it.0, it.1)))
@@ -72,11 +81,11 @@ pub fn write<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
     });
 }
 
-fn each<O: Out>(
-    writer: &mut Writer<'_, O>,
+fn each(
+    writer: &mut Writer,
     shot: &Shot,
     family: &Family,
-    put: impl Fn(&mut Series<'_, '_, O>, Labels<'_>, &Probes),
+    put: impl Fn(&mut Series<'_>, Labels<'_>, &Probes),
 ) {
     writer.family(family, |f| {
         for group in &shot.groups {
@@ -92,7 +101,7 @@ fn each<O: Out>(
 }
 
 /// One histogram for each check of a group, all servers together.
-fn durations<O: Out>(f: &mut Series<'_, '_, O>, group: &Upstream) {
+fn durations(f: &mut Series<'_>, group: &Upstream) {
     let Some(first) = group.peers.first() else { return };
     for (at, check) in first.its.probes.iter().enumerate() {
         let of_all = group.peers.iter().filter_map(|peer| Some(&peer.its.probes.get(at)?.durations));

@@ -1,7 +1,7 @@
 //! The host: what runs, its connections, its workers, its memory.
 
 use super::{Shot, each, one};
-use crate::policy::metrics::{Family, Out, Value, Writer, counter, gauge, info};
+use crate::policy::metrics::{Family, Value, Writer, counter, gauge, info};
 
 const BUILD: Family =
     info("nginx_health_build_info", "This module, its layout of memory, and the nginx it runs in.");
@@ -12,7 +12,7 @@ const WORKER_REQUESTS: Family =
     counter("nginx_worker_requests_total", "Requests that ended, of one worker since it started.");
 const PROBER: Family = info("nginx_health_prober_info", "Workers that make health checks.");
 
-pub fn facts<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
+pub fn facts(writer: &mut Writer, shot: &Shot) {
     writer.family(&BUILD, |f| {
         let layout = shot.layout.to_string();
         f.put(&[("version", env!("CARGO_PKG_VERSION")), ("layout", &layout), ("nginx", shot.nginx)], 1_u64);
@@ -45,7 +45,7 @@ const HANDSHAKES_FAILED: Family =
 const REUSES: Family =
     counter("nginx_ssl_session_reuses_total", "TLS handshakes with clients that took up an earlier session.");
 
-pub fn connections<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
+pub fn connections(writer: &mut Writer, shot: &Shot) {
     let its = &shot.connections;
     one(writer, &ACTIVE, Some(its.active + its.idle));
     one(writer, &READING, its.reading);
@@ -75,7 +75,7 @@ const SLOT_REQUESTS: Family =
     counter("nginx_slab_slot_requests_total", "Attempts to take a piece of that size.");
 const SLOT_FAILURES: Family = counter("nginx_slab_slot_failures_total", "Attempts that found no memory.");
 
-pub fn memory<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
+pub fn memory(writer: &mut Writer, shot: &Shot) {
     let zone = [("zone", "sluice")];
     writer.family(&ZONE_BYTES, |f| shot.store.iter().for_each(|store| f.put(&zone, store.bytes)));
     writer.family(&ZONE_USED, |f| shot.store.iter().for_each(|store| f.put(&zone, store.used)));
@@ -95,7 +95,7 @@ pub fn memory<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
     slots(writer, shot);
 }
 
-fn slots<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
+fn slots(writer: &mut Writer, shot: &Shot) {
     // Sizes that nobody ever wanted say nothing.
     let slots: Vec<_> = shot
         .slabs

@@ -2,14 +2,14 @@
 
 use super::shot::RateLimit;
 use super::{Shot, each};
-use crate::policy::metrics::{Family, Out, Writer, counter, gauge, info};
+use crate::policy::metrics::{Family, Writer, counter, gauge, info};
 
 const REDIS_UP: Family = gauge("nginx_redis_up", "Whether this gateway reaches a Redis.");
 const REDIS_LOST: Family =
     gauge("nginx_redis_primaries_lost", "Primaries of a Redis Cluster that this gateway does not reach.");
 const GATEWAYS: Family = gauge("nginx_redis_gateways", "Gateways that share a Redis, as heard last.");
 
-pub fn redis<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
+pub fn redis(writer: &mut Writer, shot: &Shot) {
     let redis = ("redis", shot.redis.as_slice());
     each(writer, &REDIS_UP, redis, |redis| redis.up);
     each(writer, &REDIS_LOST, redis, |redis| redis.lost);
@@ -31,7 +31,7 @@ const EVICTED: Family = counter(
     "Keys dropped before their quota was back, for want of room.",
 );
 
-pub fn zones<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
+pub fn zones(writer: &mut Writer, shot: &Shot) {
     let zones: Vec<_> = shot.rate_limits.iter().map(|zone| (zone.name.clone(), zone)).collect();
     let things = ("zone", zones.as_slice());
     writer.family(&INFO, |f| {
@@ -97,7 +97,7 @@ const BANS_EVICTED: Family = counter("nginx_bans_evicted_total", "Bans that ende
 const BANS_REFUSED: Family =
     counter("nginx_bans_refused_total", "Requests that a ban refused, or would have in a dry run.");
 
-pub fn bans<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
+pub fn bans(writer: &mut Writer, shot: &Shot) {
     let zones = ("zone", shot.bans.as_slice());
     each(writer, &BANS, zones, |bans| bans.active);
     each(writer, &BANS_MAX, zones, |bans| bans.capacity);
@@ -129,7 +129,7 @@ const LIMIT_REQ: Family =
 const LIMIT_CONN: Family =
     counter("nginx_limit_conn_connections_total", "Connections by what limit_conn did with them.");
 
-pub fn core<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
+pub fn core(writer: &mut Writer, shot: &Shot) {
     writer.family(&LIMIT_REQ, |f| {
         for (name, zone) in &shot.limit_reqs {
             let outcomes = [

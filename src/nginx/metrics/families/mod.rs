@@ -16,7 +16,7 @@ pub use shot::Shot;
 
 use crate::nginx::traffic::snapshot::{Histogram, Responses};
 use crate::policy::Millis;
-use crate::policy::metrics::{Buckets, Family, Labels, Out, Series, Value, Writer, gauge};
+use crate::policy::metrics::{Buckets, Family, Labels, Series, Value, Writer, gauge};
 use crate::policy::traffic::{DURATION, RESPONSE};
 
 /// Fewer series would not hold what there is without any server and limit.
@@ -29,34 +29,43 @@ const DROPPED: Family =
 /// How many series those two have.
 const OWN: usize = 2;
 
-/// Writes everything.
-pub fn write<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
-    writer.reserve(OWN);
-    host::facts(writer, shot);
-    web::requests(writer, shot);
-    host::connections(writer, shot);
-    limits::redis(writer, shot);
-    limits::zones(writer, shot);
-    limits::bans(writer, shot);
-    upstreams::groups(writer, shot);
-    upstreams::states(writer, shot);
-    breakers::write(writer, shot);
-    health::write(writer, shot);
-    web::zones(writer, shot);
-    upstreams::counts(writer, shot);
-    web::caches(writer, shot);
-    limits::core(writer, shot);
-    host::memory(writer, shot);
-    upstreams::times_of_peers(writer, shot);
-    writer.release(OWN);
+/// Writes a part of the answer; what it takes to write all of them grows with the servers.
+pub type Step = fn(&mut Writer, &Shot);
+
+/// All parts, one after the other.
+pub const STEPS: [Step; 21] = [
+    |writer, _| writer.reserve(OWN),
+    host::facts,
+    web::requests,
+    host::connections,
+    limits::redis,
+    limits::zones,
+    limits::bans,
+    upstreams::groups,
+    upstreams::states,
+    breakers::write,
+    health::states,
+    health::results,
+    health::changes,
+    web::zones,
+    upstreams::counts,
+    web::caches,
+    limits::core,
+    host::memory,
+    upstreams::times_of_peers,
+    |writer, _| writer.release(OWN),
+    own,
+];
+
+fn own(writer: &mut Writer, _: &Shot) {
     let (written, dropped) = (writer.written() + OWN as u64, writer.dropped());
     writer.family(&SERIES, |f| f.put(&[], written));
     writer.family(&DROPPED, |f| f.put(&[], dropped));
 }
 
 /// One series for each of some things: all that most families are.
-fn each<O: Out, T, V: Into<Value>>(
-    writer: &mut Writer<'_, O>,
+fn each<T, V: Into<Value>>(
+    writer: &mut Writer,
     family: &Family,
     (label, things): (&'static str, &[(String, T)]),
     value: impl Fn(&T) -> V,
@@ -65,7 +74,7 @@ fn each<O: Out, T, V: Into<Value>>(
 }
 
 /// A series without labels, or none.
-fn one<O: Out>(writer: &mut Writer<'_, O>, family: &Family, value: Option<impl Into<Value>>) {
+fn one(writer: &mut Writer, family: &Family, value: Option<impl Into<Value>>) {
     writer.family(family, |f| value.into_iter().for_each(|value| f.put(&[], value)));
 }
 
@@ -78,14 +87,14 @@ fn with<'a>(
 }
 
 /// Responses by class, of which all are always there.
-fn classes<O: Out>(f: &mut Series<'_, '_, O>, labels: Labels<'_>, responses: &Responses) {
+fn classes(f: &mut Series<'_>, labels: Labels<'_>, responses: &Responses) {
     for (class, count) in ["1xx", "2xx", "3xx", "4xx", "5xx"].into_iter().zip(responses.classes) {
         f.put(&with(labels, ("code_class", class)), count);
     }
 }
 
 /// Of all states the one that holds is 1, the others 0.
-fn one_hot<O: Out>(f: &mut Series<'_, '_, O>, labels: Labels<'_>, states: &[&str], state: &str) {
+fn one_hot(f: &mut Series<'_>, labels: Labels<'_>, states: &[&str], state: &str) {
     for its in states {
         f.put(&with(labels, ("state", its)), *its == state);
     }

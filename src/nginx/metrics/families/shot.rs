@@ -70,7 +70,18 @@ pub struct Member {
     pub its: Peer,
 }
 
+/// Of so many servers, zones and limits there are several thousand series, and milliseconds of work.
+const MANY: usize = 100;
+
 impl Shot {
+    /// Whether to write it down takes long.
+    pub fn is_large(&self) -> bool {
+        let servers: usize = self.groups.iter().map(|group| group.peers.len()).sum();
+        let zones = self.server_zones.len() + self.location_zones.len();
+        let others = self.rate_limits.len() + self.bans.len() + self.limit_reqs.len() + self.slabs.len();
+        servers + zones + others > MANY
+    }
+
     /// Of the configuration that this worker serves.
     pub fn take(conf: &MainConf) -> Self {
         let groups: Vec<_> = snapshot::upstreams(conf).into_iter().map(Upstream::new).collect();

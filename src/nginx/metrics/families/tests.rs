@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::shot::{Redis, Upstream};
-use super::{LEAST, Shot, write};
+use super::{LEAST, STEPS, Shot};
 use crate::nginx::traffic::snapshot::{
     Breaker, Cache, Group, Peer, Probes, RateLimit, Slab, Slot, Worker, Zone,
 };
@@ -83,12 +83,10 @@ fn everything() -> Shot {
 }
 
 fn written(format: Format, shot: &Shot, most: usize) -> (Vec<Parsed>, u64) {
-    let mut out = Vec::new();
-    let mut writer = Writer::new(&mut out, format, most);
-    write(&mut writer, shot);
+    let mut writer = Writer::new(format, most);
+    STEPS.iter().for_each(|step| step(&mut writer, shot));
     let dropped = writer.dropped();
-    writer.finish();
-    (parse(format, core::str::from_utf8(&out).expect("text")), dropped)
+    (parse(format, core::str::from_utf8(&writer.finish()).expect("text")), dropped)
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::shot::{Member, Upstream};
 use super::{RESPONSES, Shot, buckets, classes, one_hot};
 use crate::nginx::traffic::snapshot::{Histogram, Responses};
 use crate::policy::metrics::states::{PEER_STATES, is_available, is_meant};
-use crate::policy::metrics::{Family, Out, Value, Writer, counter, gauge, histogram};
+use crate::policy::metrics::{Family, Value, Writer, counter, gauge, histogram};
 
 const PEERS: Family = gauge("nginx_upstream_peers", "Servers of an upstream in this state.");
 const RATIO: Family = gauge(
@@ -22,7 +22,7 @@ const KEEPALIVE: Family =
 const ZOMBIES: Family = gauge("nginx_upstream_zombies", "Servers that were removed and still serve.");
 
 /// What is of a group as a whole, and what alert rules look at.
-pub fn groups<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
+pub fn groups(writer: &mut Writer, shot: &Shot) {
     writer.family(&PEERS, |f| {
         for group in &shot.groups {
             for state in PEER_STATES {
@@ -72,8 +72,8 @@ fn times(group: &Upstream) -> Histogram {
     })
 }
 
-fn by_group<O: Out, V: Into<Value>>(
-    writer: &mut Writer<'_, O>,
+fn by_group<V: Into<Value>>(
+    writer: &mut Writer,
     shot: &Shot,
     family: &Family,
     value: impl Fn(&Upstream) -> Option<V>,
@@ -85,8 +85,8 @@ fn by_group<O: Out, V: Into<Value>>(
     });
 }
 
-fn by_peer<O: Out, V: Into<Value>>(
-    writer: &mut Writer<'_, O>,
+fn by_peer<V: Into<Value>>(
+    writer: &mut Writer,
     shot: &Shot,
     family: &Family,
     value: impl Fn(&Member) -> Option<V>,
@@ -108,7 +108,7 @@ const WEIGHT: Family =
     gauge("nginx_upstream_peer_weight_ratio", "What a server gets of its share while it warms up, 0 to 1.");
 
 /// How each server stands.
-pub fn states<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
+pub fn states(writer: &mut Writer, shot: &Shot) {
     writer.family(&STATE, |f| {
         for (group, peer) in members(shot) {
             let backup = if peer.its.backup { "true" } else { "false" };
@@ -135,7 +135,7 @@ const SELECTED: Family =
     gauge("nginx_upstream_peer_selected_timestamp_seconds", "When a server was last chosen.");
 
 /// What each server has done.
-pub fn counts<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
+pub fn counts(writer: &mut Writer, shot: &Shot) {
     writer.family(&REQUESTS, |f| {
         for (group, peer) in members(shot) {
             classes(f, &[("upstream", &group.name), ("peer", &peer.name)], &peer.its.responses);
@@ -154,7 +154,7 @@ const TIME: Family =
     histogram("nginx_upstream_peer_response_seconds", "Responses of a server by response time.");
 
 /// How long each server took: many series, and so the last.
-pub fn times_of_peers<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
+pub fn times_of_peers(writer: &mut Writer, shot: &Shot) {
     writer.family(&TIME, |f| {
         for (group, peer) in members(shot) {
             let labels = [("upstream", group.name.as_str()), ("peer", &peer.name)];

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::shot::{Fetched, Served, Zone};
 use super::{DURATIONS, Shot, buckets, classes, each, one};
-use crate::policy::metrics::{Family, Out, Series, Writer, counter, gauge, histogram};
+use crate::policy::metrics::{Family, Series, Writer, counter, gauge, histogram};
 
 const REQUESTS: Family =
     counter("nginx_http_requests_total", "Requests that ended, by the status of the response.");
@@ -21,7 +21,7 @@ const DURATION: Family = histogram(
 const COMMON: [u16; 20] =
     [200, 201, 204, 206, 301, 302, 304, 400, 401, 403, 404, 405, 408, 413, 429, 499, 500, 502, 503, 504];
 
-pub fn requests<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
+pub fn requests(writer: &mut Writer, shot: &Shot) {
     let http = &shot.http;
     writer.family(&REQUESTS, |f| {
         let mut codes: BTreeMap<u16, u64> = COMMON.iter().map(|code| (*code, 0)).collect();
@@ -86,7 +86,7 @@ const LOCATION: Kind = Kind {
 const PROCESSING: Family =
     gauge("nginx_server_zone_processing", "Requests under way, of a status_zone of servers.");
 
-pub fn zones<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
+pub fn zones(writer: &mut Writer, shot: &Shot) {
     writer.family(&PROCESSING, |f| {
         for (name, zone) in &shot.server_zones {
             zone.processing.into_iter().for_each(|processing| f.put(&[("server_zone", name)], processing));
@@ -96,7 +96,7 @@ pub fn zones<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
     kind(writer, &LOCATION, &shot.location_zones);
 }
 
-fn kind<O: Out>(writer: &mut Writer<'_, O>, kind: &Kind, zones: &[(String, Zone)]) {
+fn kind(writer: &mut Writer, kind: &Kind, zones: &[(String, Zone)]) {
     let things = (kind.label, zones);
     each(writer, &kind.requests, things, |zone| zone.requests);
     writer.family(&kind.responses, |f| {
@@ -119,7 +119,7 @@ const CACHE_WRITTEN: Family =
 const CACHE_WRITTEN_BYTES: Family =
     counter("nginx_cache_written_bytes_total", "Bytes of responses that went into the cache.");
 
-pub fn caches<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
+pub fn caches(writer: &mut Writer, shot: &Shot) {
     let caches = ("cache", shot.caches.as_slice());
     each(writer, &CACHE_SIZE, caches, |cache| cache.size);
     writer.family(&CACHE_MAX, |f| {
@@ -134,8 +134,8 @@ pub fn caches<O: Out>(writer: &mut Writer<'_, O>, shot: &Shot) {
     fetched(writer, &CACHE_WRITTEN_BYTES, shot, |fetched| fetched.bytes_written);
 }
 
-fn served<O: Out>(
-    writer: &mut Writer<'_, O>,
+fn served(
+    writer: &mut Writer,
     family: &Family,
     shot: &Shot,
     of: impl Fn(&Served) -> u64,
@@ -157,7 +157,7 @@ fn served<O: Out>(
     });
 }
 
-fn fetched<O: Out>(writer: &mut Writer<'_, O>, family: &Family, shot: &Shot, of: impl Fn(&Fetched) -> u64) {
+fn fetched(writer: &mut Writer, family: &Family, shot: &Shot, of: impl Fn(&Fetched) -> u64) {
     writer.family(family, |f| {
         for (name, cache) in &shot.caches {
             by_upstream(cache)
@@ -171,6 +171,6 @@ fn by_upstream(cache: &super::shot::Cache) -> [(&'static str, &Fetched); 3] {
     [("miss", &cache.miss), ("expired", &cache.expired), ("bypass", &cache.bypass)]
 }
 
-fn put_outcome<O: Out>(f: &mut Series<'_, '_, O>, cache: &str, outcome: &str, value: u64) {
+fn put_outcome(f: &mut Series<'_>, cache: &str, outcome: &str, value: u64) {
     f.put(&[("cache", cache), ("outcome", outcome)], value);
 }

@@ -1,16 +1,14 @@
 //! Answers that are not there yet: a request waits for one without holding its worker up.
 //!
-//! A resource takes a [`ticket`] for the request and returns [`Answer::Later`](super::Answer::Later); whoever has the answer
-//! gives it to [`resume`]. A client that leaves takes its ticket with it, and answers to that are dropped.
+//! A content handler takes a [`ticket`] for the request and [`hold`]s it; whoever has the answer gives it to [`resume`]. A
+//! client that leaves takes its ticket with it, and answers to that are dropped.
 
 use core::cell::Cell;
 
 use nginx_sys as sys;
 
-use super::super::request::Request;
-use super::super::worker;
-use super::{Outcome, send};
-use crate::policy::api::Failure;
+use super::request::Request;
+use super::worker;
 
 /// The ticket of a request that waits; 0 without.
 #[derive(Default)]
@@ -27,14 +25,12 @@ impl Drop for Waiting {
     }
 }
 
-/// A ticket for this request.
-pub fn ticket(request: &Request) -> Result<u64, Failure> {
-    let (Some(worker), Some(ctx)) = (worker::current(), request.ctx_or_new()) else {
-        return Err(Failure::internal("the request cannot wait"));
-    };
+/// A ticket for this request. `None`: it cannot wait.
+pub fn ticket(request: &Request) -> Option<u64> {
+    let (worker, ctx) = (worker::current()?, request.ctx_or_new()?);
     let ticket = worker.ticket(request);
-    ctx.api.0.set(ticket);
-    Ok(ticket)
+    ctx.waiting.0.set(ticket);
+    Some(ticket)
 }
 
 /// Whether the request of a ticket still waits.
@@ -42,8 +38,9 @@ pub fn waits(ticket: u64) -> bool {
     worker::current().is_some_and(|worker| worker.waiting(ticket).is_some())
 }
 
-/// Answers the request of a ticket, if it still waits. Called from the event loop, outside any handler of that request.
-pub fn resume(ticket: u64, outcome: Outcome) {
+/// Has `send` answer the request of a ticket, if it still waits. Called from the event loop, outside any handler of that
+/// request.
+pub fn resume(ticket: u64, send: impl FnOnce(&Request) -> sys::ngx_int_t) {
     let Some(worker) = worker::current() else { return };
     let Some(r) = worker.waiting(ticket) else { return };
     worker.cancel(ticket);
@@ -52,10 +49,10 @@ pub fn resume(ticket: u64, outcome: Outcome) {
     unsafe {
         let request = Request::from_ptr(r);
         if let Some(ctx) = request.ctx() {
-            ctx.api.0.set(0);
+            ctx.waiting.0.set(0);
         }
         let connection = (*r).connection;
-        let rc = send::outcome(request, outcome);
+        let rc = send(request);
         sys::ngx_http_finalize_request(r, rc);
         sys::ngx_http_run_posted_requests(connection);
     }
