@@ -106,6 +106,12 @@ $gateway->reload for 1 .. 3;
 is breaker('app')->{override}{reason}, 'kept', 'reload after reload';
 patch($_, { override => 'none' }) for 'app', 'route:pay';
 
+# --- why it is open
+is all(3, '/bad'), 500, 'it fails';
+like breaker('app')->{reason}, qr/^3 failures in \d+\.\d+ s, last http_500$/, 'why it is open';
+is((api(POST => 'app/reset'))[0], 200, 'reset');
+is breaker('app')->{reason}, '', 'nothing to say';
+
 # --- what is refused
 for my $case ([ {}, 'missing "override" argument' ], [ { override => 'half' }, 'invalid value of "override"' ], [ { override => 'open', ttl => 'soon' }, 'invalid value of "ttl"' ], [ { override => 'open', ttl => 0 }, 'invalid value of "ttl"' ],
     [ { override => 'open', ttl => -5 }, 'invalid value of "ttl"' ], [ { override => 'open', ttl => '31d' }, 'invalid value of "ttl"' ], [ { override => 'open', why => 1 }, 'unknown parameter "why"' ], [ [], 'the body must be an object' ])

@@ -173,12 +173,13 @@ fn at(now: Now, mono: Millis) -> String {
 fn reason(of: &snapshot::Breaker) -> String {
     let view = &of.view;
     let last = view.last.map(|last| format!(", last {last}")).unwrap_or_default();
+    let why = view.why.map_or_else(|| "failing".to_owned(), |why| why.rounded().to_string());
     match of.state {
         "forced_open" | "forced_closed" => "as an operator said".to_owned(),
         "closed" if view.failures == 0 => String::new(),
         "closed" => format!("{} failures within the window{last}", view.failures),
-        "half_open" => format!("test requests may pass{last}"),
-        _ => format!("failing{last}"),
+        "half_open" => format!("{why}{last}; test requests may pass"),
+        _ => format!("{why}{last}"),
     }
 }
 

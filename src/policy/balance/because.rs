@@ -1,7 +1,7 @@
 //! Why a server takes no traffic, or less of it, in words for people.
 
 use crate::policy::Millis;
-use crate::policy::breaker::{Failure, Seconds};
+use crate::policy::breaker::{Cause, Failure, Seconds};
 
 /// What keeps a server. Lengths of time are milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -25,8 +25,8 @@ pub struct Reasons {
 /// How its circuit breaker keeps it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Barred {
-    /// The failure seen last, and how long until it tests again; 0: nobody knows.
-    Open(Option<Failure>, Millis),
+    /// Why it opened, the failure seen last, and how long until it tests again; 0: nobody knows.
+    Open(Option<Cause>, Option<Failure>, Millis),
     HalfOpen,
     /// By an operator, for so long; 0: until told otherwise.
     Forced(Millis),
@@ -75,8 +75,11 @@ fn tenths(length: Millis) -> Seconds {
 impl std::fmt::Display for Barred {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Open(last, left) => {
-                f.write_str("takes no traffic: its circuit breaker is open")?;
+            Self::Open(why, last, left) => {
+                match why {
+                    Some(why) => write!(f, "takes no traffic: {}", why.rounded())?,
+                    None => f.write_str("takes no traffic: its circuit breaker is open")?,
+                }
                 if let Some(last) = last {
                     write!(f, ", last {last}")?;
                 }
@@ -106,13 +109,14 @@ mod tests {
 
     #[test]
     fn each_reason_is_a_sentence() {
+        let why = Cause::Failures { count: 5, over: 28_071 };
         let of = Reasons {
             down: true,
             draining: true,
             unhealthy: Some(12_000),
             checking: true,
             unavail: Some((3, 8_000)),
-            breaker: Some(Barred::Open(Some(Failure::Http(502)), 12_483)),
+            breaker: Some(Barred::Open(Some(why), Some(Failure::Http(502)), 12_483)),
             degraded: true,
             full: Some(10),
             warming: Some(34),
@@ -124,7 +128,7 @@ mod tests {
                 "takes no traffic: it is down",
                 "takes no traffic: its health check has failed for 12.0 s",
                 "takes no traffic: its health check has yet to pass",
-                "takes no traffic: its circuit breaker is open, last http_502, tests again in 12.4 s",
+                "takes no traffic: 5 failures in 28.0 s, last http_502, tests again in 12.4 s",
                 "takes no traffic: 3 failed attempts, tried again in 8.0 s",
                 "takes bound sessions only: it drains",
                 "takes traffic when no other is left: its health check calls it degraded",
@@ -137,7 +141,7 @@ mod tests {
     #[test]
     fn a_breaker_says_what_is_known() {
         let said = |barred: Barred| barred.to_string();
-        assert_eq!(said(Barred::Open(None, 0)), "takes no traffic: its circuit breaker is open");
+        assert_eq!(said(Barred::Open(None, None, 0)), "takes no traffic: its circuit breaker is open");
         assert_eq!(said(Barred::HalfOpen), "takes test requests only: its circuit breaker is half-open");
         let held = "takes no traffic: an operator holds its circuit breaker open";
         assert_eq!(said(Barred::Forced(0)), held);

@@ -81,6 +81,61 @@ pub enum Cause {
     Reset,
 }
 
+impl Cause {
+    const A_BITS: u32 = 7;
+    const B_BITS: u32 = 22;
+    const A_MAX: u32 = (1 << Self::A_BITS) - 1;
+    const B_MAX: u32 = (1 << Self::B_BITS) - 1;
+    /// Lengths of time from here on are whole seconds.
+    const SECONDS: u32 = 1 << (Self::B_BITS - 1);
+
+    /// Why a breaker opened, for shared memory, as close as 32 bits allow; 0 for what opens none.
+    #[must_use]
+    pub fn to_bits(self) -> u32 {
+        let small = |value: u64, most: u32| u32::try_from(value).map_or(most, |value| value.min(most));
+        let (kind, a, b) = match self {
+            Self::Failures { count, over } if over < u64::from(Self::SECONDS) => {
+                (1, count, small(over, Self::B_MAX))
+            }
+            Self::Failures { count, over } => {
+                (1, count, Self::SECONDS | small(over / 1_000, Self::SECONDS - 1))
+            }
+            Self::Consecutive { count } => (2, 0, count),
+            Self::FailureRate { percent, calls } => (3, percent, calls),
+            Self::SlowRate { percent, calls } => (4, percent, calls),
+            Self::TestFailed => (5, 0, 0),
+            Self::TestSlow => (6, 0, 0),
+            Self::TestsPassed { .. } | Self::Elapsed | Self::Reset => return 0,
+        };
+        kind << (Self::A_BITS + Self::B_BITS) | a.min(Self::A_MAX) << Self::B_BITS | b.min(Self::B_MAX)
+    }
+
+    /// For people who read it now: to the tenth of a second.
+    #[must_use]
+    pub const fn rounded(self) -> Self {
+        match self {
+            Self::Failures { count, over } if over >= 100 => Self::Failures { count, over: over / 100 * 100 },
+            other => other,
+        }
+    }
+
+    /// What [`Self::to_bits`] wrote; `None` for 0 and for what a later version may write.
+    #[must_use]
+    pub fn from_bits(bits: u32) -> Option<Self> {
+        let (a, b) = (bits >> Self::B_BITS & Self::A_MAX, bits & Self::B_MAX);
+        Some(match bits >> (Self::A_BITS + Self::B_BITS) {
+            1 if b & Self::SECONDS == 0 => Self::Failures { count: a, over: b.into() },
+            1 => Self::Failures { count: a, over: Millis::from(b & !Self::SECONDS) * 1_000 },
+            2 => Self::Consecutive { count: b },
+            3 => Self::FailureRate { percent: a, calls: b },
+            4 => Self::SlowRate { percent: a, calls: b },
+            5 => Self::TestFailed,
+            6 => Self::TestSlow,
+            _ => return None,
+        })
+    }
+}
+
 /// One change of state, reported once: by the worker that won it. See [`Told`] for its words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transition {
@@ -192,6 +247,32 @@ mod tests {
         }
         assert_eq!(Failure::from_bits(0), None);
         assert_eq!(Failure::from_bits(u32::MAX), None);
+    }
+
+    #[test]
+    fn causes_survive_shared_memory() {
+        let exact = [
+            Cause::Failures { count: 32, over: 0 },
+            Cause::Failures { count: 5, over: 28_123 },
+            Cause::Failures { count: 1, over: 604_800_000 },
+            Cause::Consecutive { count: 1_000_000 },
+            Cause::FailureRate { percent: 100, calls: 8_191 },
+            Cause::SlowRate { percent: 7, calls: 1 },
+            Cause::TestFailed,
+            Cause::TestSlow,
+        ];
+        for cause in exact {
+            assert_eq!(Cause::from_bits(cause.to_bits()), Some(cause));
+        }
+        let many = Cause::FailureRate { percent: 50, calls: u32::MAX };
+        let most = Cause::FailureRate { percent: 50, calls: (1 << 22) - 1 };
+        assert_eq!(Cause::from_bits(many.to_bits()), Some(most));
+        let long = Cause::Failures { count: 3, over: 2_100_999 };
+        assert_eq!(Cause::from_bits(long.to_bits()), Some(Cause::Failures { count: 3, over: 2_100_000 }));
+        assert_eq!(
+            (Cause::Elapsed.to_bits(), Cause::from_bits(0), Cause::from_bits(u32::MAX)),
+            (0, None, None)
+        );
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub struct View {
     pub consecutive: u32,
     /// Results in the window; all 0 unless a rate rule is on.
     pub window: Tally,
+    /// Why it opened last.
+    pub why: Option<Cause>,
     pub last: Option<Failure>,
     /// When `last` was seen.
     pub last_at: Millis,
@@ -84,6 +86,7 @@ impl Breaker {
             failures: self.failures(s.window, now).0,
             consecutive: if run.generation == state.generation & 0xFFF { run.count } else { 0 },
             window,
+            why: Cause::from_bits(self.why.load(Relaxed)),
             last: Failure::from_bits(self.last.load(Relaxed)),
             last_at: self.failed_at.load(Relaxed),
             ok: self.ok.load(Relaxed),
@@ -94,7 +97,7 @@ impl Breaker {
             half_opened: self.half_opened.load(Relaxed),
             closed: self.closed.load(Relaxed),
             late: self.late.load(Relaxed),
-            suppressed: self.suppressed.load(Relaxed),
+            suppressed: self.suppressed.load(Relaxed).into(),
         }
     }
 
@@ -293,6 +296,8 @@ impl Breaker {
         copy32(&self.run, &old.run);
         copy32(&self.last, &old.last);
         copy32(&self.head, &old.head);
+        copy32(&self.suppressed, &old.suppressed);
+        copy32(&self.why, &old.why);
         copy32(&self.expired, &old.expired);
         self.details.copy_from(&old.details);
         copy(&self.changed, &old.changed);
@@ -303,7 +308,7 @@ impl Breaker {
         copy(&self.state, &old.state);
     }
 
-    const fn counters(&self) -> [&AtomicU64; 9] {
+    const fn counters(&self) -> [&AtomicU64; 8] {
         [
             &self.ok,
             &self.fail,
@@ -313,7 +318,6 @@ impl Breaker {
             &self.half_opened,
             &self.closed,
             &self.late,
-            &self.suppressed,
         ]
     }
 }

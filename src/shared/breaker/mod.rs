@@ -52,8 +52,10 @@ shared_struct! {
         failed_at: AtomicU64,
         /// Until when the decay of attempts has been reckoned.
         calm: AtomicU64,
-        /// Trips that the caller did not allow.
-        suppressed: AtomicU64,
+        /// Trips that the caller did not allow; to 2³², and then from 0 again.
+        suppressed: AtomicU32,
+        /// `Cause::to_bits` of why it opened last, for display.
+        why: AtomicU32,
 
         permits: [AtomicU64; PERMITS],
 
@@ -303,7 +305,7 @@ impl Breaker {
             let deadline = words::stamp(now.wrapping_add(open_for));
             let from =
                 self.change(state, now, |at| StateWord { attempts, deadline, ..at.next(State::Open) })?;
-            self.details.changed(from.state, bad);
+            self.opened_for(from.state, bad);
             return Some(Transition { attempts, open_for, ..self.transition(from, State::Open, bad) });
         }
         self.floor.fetch_max(now, SeqCst);
@@ -334,7 +336,7 @@ impl Breaker {
             let deadline = words::stamp(now.wrapping_add(deadline(at)));
             StateWord { deadline, ..at.next(State::Open) }
         })?;
-        self.details.changed(from.state, cause);
+        self.opened_for(from.state, cause);
         Some(Transition { open_for: deadline(from), ..self.transition(from, State::Open, cause) })
     }
 
@@ -364,10 +366,19 @@ impl Breaker {
         let counter = match to {
             State::Open => &self.opened,
             State::HalfOpen => &self.half_opened,
-            State::Closed if from == State::Closed => &self.suppressed,
+            State::Closed if from == State::Closed => {
+                self.suppressed.fetch_add(1, Relaxed);
+                return;
+            }
             State::Closed => &self.closed,
         };
         counter.fetch_add(1, Relaxed);
+    }
+
+    /// Notes why. Who looks in between finds the cause before.
+    fn opened_for(&self, from: State, cause: Cause) {
+        self.why.store(cause.to_bits(), Relaxed);
+        self.details.changed(from, cause);
     }
 
     fn transition(&self, from: StateWord, to: State, cause: Cause) -> Transition {

@@ -56,12 +56,12 @@ function peerState(peer, breaker) {
 // Why a server takes no traffic, or less, in words: the API's own, and what the event log has of it.
 function peerWords(upstream, peer, breaker, shown) {
   const because = list(peer.because).join('; ') || (shown === STATES.open ? breakerWords(breaker) : '');
-  const told = shown === STATES.open ? toldOf('breaker', upstream, peer, 'open').replace(/^.* s: /, '').replace(/, last \w+$/, '') : toldOf('health', upstream, peer, shown.word);
+  const told = toldOf(upstream, peer, shown.word);
   return (because + (told && because ? ` (${told})` : told)).replace(/(?<![\d.])(\d{3,})(?:\.\d+)? s\b/g, (_, seconds) => span(seconds));
 }
-// The text of the newest event of a kind of a server, if with that it became what it is.
-function toldOf(kind, upstream, peer, state) {
-  const last = log.events.find((event) => event.kind === kind && event.upstream === upstream && event.peer === peer.server);
+// The text of the newest verdict on a server, if with that it became what it is.
+function toldOf(upstream, peer, state) {
+  const last = log.events.find((event) => event.kind === 'health' && event.upstream === upstream && event.peer === peer.server);
   return last && last.to === state && state !== 'up' ? String(last.text) : '';
 }
 function breakerWords(breaker) {

@@ -188,7 +188,7 @@ fn barred(breaker: &super::Breaker) -> Option<Barred> {
     match (view.forced, view.state) {
         (Some(Forced::Open), _) => Some(Barred::Forced(view.forced_until.saturating_sub(now().mono))),
         (None, BreakerState::Open) if !breaker.settings.dry_run => {
-            Some(Barred::Open(view.last, breaker.retry_after))
+            Some(Barred::Open(view.why, view.last, breaker.retry_after))
         }
         (None, BreakerState::HalfOpen) if !breaker.settings.dry_run => Some(Barred::HalfOpen),
         _ => None,
