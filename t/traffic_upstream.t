@@ -214,6 +214,31 @@ becomes(sub { peer('plain')->{requests} }, $sum + 1, 'and go on');
 is status_of(get($api, '/api/9/http/upstreams/plain', method => 'DELETE')), 204, 'reset';
 is_deeply [ @{ peer('plain') }{qw(requests sent received id)}, peer('plain')->{responses}{total} ], [ 0, 0, 0, 0, 0 ], 'from 0 again';
 
+# A worker that was stopped finds, before anything else, a request that came meanwhile: nobody has probed for too long.
+{
+    my ($own, $up) = map { free_port() } 1 .. 2;
+    my $backend = backend(port => $up);
+    my $late = gateway(workers => 1, http => "upstream u { server 127.0.0.1:$up; health_check interval=200ms timeout=100ms jitter=0; } server { listen 127.0.0.1:$own; location /api { api; } location / { proxy_pass http://u; } }");
+    my $its = sub { (decode_json(body_of(get($own, '/api/9/http/upstreams/u')))->{peers} || [])->[0] };
+    ok wait_until(5, sub { $its->()->{health_checks}{checks} >= 2 }), 'it is checked';
+    my $socket = IO::Socket::INET->new(PeerAddr => "127.0.0.1:$own", Timeout => 10);
+    my $ask = sub { print {$socket} "GET /api/9/http/upstreams/u HTTP/1.1\r\nHost: a\r\n\r\n" };
+    my $told = sub {
+        my $text = '';
+        1 while !($text =~ /^Content-Length: (\d+)\r.*?\r\n\r\n(.*)/ms && length $2 >= $1) && sysread $socket, $text, 65536, length $text;
+        return decode_json(body_of($text))->{peers}[0];
+    };
+    $ask->();
+    ok !$told->()->{overdue}, 'in time';
+    my ($worker) = $late->workers;
+    kill 'STOP', $worker;
+    $ask->();
+    Time::HiRes::sleep(0.8);
+    kill 'CONT', $worker;
+    ok $told->()->{overdue}, 'too late';
+    ok wait_until(5, sub { !$its->()->{overdue} }), 'and in time again';
+}
+
 ok $gateway->quit, 'quit';
 unlike $gateway->log, qr/\[(?:emerg|alert|crit)\](?!.*exited on signal 9)/, 'nothing bad in the log';
 

@@ -66,6 +66,9 @@ struct Peer<'a> {
     /// Its checks call it degraded.
     #[serde(skip_serializing_if = "is_false")]
     degraded: bool,
+    /// A check of it is late by more than an interval and a timeout: nobody probes it.
+    #[serde(skip_serializing_if = "is_false")]
+    overdue: bool,
     /// The state of its circuit breaker, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     circuit_breaker: Option<&'static str>,
@@ -99,6 +102,7 @@ impl<'a> From<&'a snapshot::Peer> for Peer<'a> {
             downstart: of.downstart.map(iso),
             selected: of.selected.map(iso),
             degraded: of.degraded,
+            overdue: of.probes.iter().any(|probes| probes.overdue),
             circuit_breaker: of.breaker.as_ref().map(|breaker| breaker.state),
             because: &of.because,
         }

@@ -121,6 +121,8 @@ function readProblems(world, upstreams, time) {
     if (upstream.peers.length && !upstream.serving) add(3, 'unavail', 'u\n' + name, name, 'no server takes traffic', { href, grave: true });
     if (group.panic) add(3, 'warn', 'p\n' + name, name, 'panic: too few servers are healthy, so all of them take traffic', { href, grave: true });
     if (!isClosed(breaker)) addBreaker(add, name, breaker, href);
+    const late = upstream.peers.filter((p) => p.peer.overdue);
+    if (late.length) add(2, 'warn', 'l\n' + name, name, `health checks are late: of ${late.length} ${late.length === 1 ? 'server' : 'servers'} nobody has heard for two intervals`, { href });
     for (const p of upstream.peers) {
       if (weigh(p.state.level) < 2) continue;
       add(p.state.level, p.state.shape, p.key, p.peer.server, p.words || p.state.word, { href, within: name, since: at(p.peer.downstart) || at(p.breaker && p.breaker.changed), peer: p });
