@@ -91,8 +91,10 @@ for my $round (1 .. 5) {
     @sockets = map { asked('GET /metrics') } 1 .. 3;
     # It must have been read: what comes on the same connection next is read after it.
     wait_until(5, sub { told(asked('GET /quick')) });
-    ok $gateway->reload(workers => 1, http => $http), "reload $round";
-    is scalar(grep { sound((told($_))[1]) } @sockets), 3, 'all are answered';
+    my ($old) = $gateway->workers;
+    $gateway->signal('HUP');
+    is scalar(grep { sound((told($_))[1]) } @sockets), 3, "reload $round: all are answered";
+    ok wait_until(10, sub { my @now = $gateway->workers; @now == 1 && $now[0] != $old }), 'and the worker goes';
 }
 
 ok $gateway->quit, 'quit';
