@@ -20,6 +20,8 @@ rate_limit_zone \$arg_k zone=lease:1m rate=60r/m burst=4 redis=main sync=lease l
 rate_limit_zone \$arg_k zone=fixed:1m rate=3r/h algorithm=fixed_window redis=main;
 rate_limit_zone \$arg_k zone=gcra:1m rate=6r/m burst=1 redis=main;
 rate_limit_zone \$arg_k zone=several:1m rate=60r/m;
+rate_limit_zone \$binary_remote_addr zone=bin:1m rate=5r/m burst=2;
+rate_limit_zone \$binary_remote_addr zone=far:1m rate=5r/m burst=2 redis=main;
 rate_limit_zone \$arg_k zone=variable:1m rate=\$arg_rate;
 server {
     listen 127.0.0.1:$listen;
@@ -33,6 +35,7 @@ server {
     location /gcra { rate_limit zone=gcra nodelay; try_files /none \@ok; }
     location /loose { rate_limit zone=several burst=5 nodelay; try_files /none \@ok; }
     location /tight { rate_limit zone=several burst=1 nodelay; try_files /none \@ok; }
+    location /bin { rate_limit zone=bin nodelay; rate_limit zone=far nodelay; try_files /none \@ok; }
     location /variable { rate_limit zone=variable nodelay; try_files /none \@ok; }
 }
 CONF
@@ -100,6 +103,15 @@ for my $zone (['fixed', 3], ['gcra', 2], ['lease', 5]) {
     is key("$name/keys/b")->{remaining}, $most, 'and full';
     is status_of(get($port, "/$name?k=b")), 200, 'so a request passes';
 }
+
+# --- addresses, which nobody types as the bytes that they are
+is used('/bin', 4), '200 200 200 429', 'a client is limited by its address';
+for my $zone (qw(bin far)) {
+    is_deeply [ @{ key("$zone/keys/127.0.0.1") }{qw(remaining)}, key("$zone/keys/127.0.0.1")->{limited} ? 1 : 0 ], [ 0, 1 ], "$zone: so says the API";
+    is key("$zone/keys/127.0.0.2")->{remaining}, 3, 'of nobody else';
+    is_deeply [ api("$zone/keys/127.0.0.1", method => 'DELETE') ], [ 204, undef ], 'it is reset';
+}
+is used('/bin', 4), '200 200 200 429', 'and has all its quota again';
 
 # --- a zone that is used in several ways, and one whose rate is a variable
 is used('/tight?k=c', 3), '200 200 429', 'two of a tight use';

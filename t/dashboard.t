@@ -159,9 +159,12 @@ for (1 .. 5) {
     $browser->keys('Tab');
     last if $browser->js($focused) eq 'confirm';
 }
+$browser->js('const f = document.querySelector("#fields [name=reason]"); f.value = "deploy 7 (a)"; f.dispatchEvent(new Event("input"))');
+like $browser->js('return document.querySelector("#curl").value'), qr{/servers/\d+\?reason=deploy%207%20%28a%29'$}, 'with a reason';
 $browser->keys('Enter');
 ok wait_until(10, sub { row($back[0]) =~ /^draining/ }), 'confirmed, the server drains' or diag $browser->text('dialog'), row($back[0]);
 like get($port, '/api/9/http/upstreams/app/servers'), qr/"drain":\s*true/, 'so says the API';
+ok wait_until(10, sub { $browser->text('#event-list') =~ /deploy 7 \(a\)/ }), 'and the event log why' or diag $browser->text('#event-list');
 my $line = $browser->js('document.querySelector("#u-app .row .dots[aria-label^=Actions]").click(); return document.querySelector("#curl").value');
 like $line, qr/"drain":false/, 'what brings it back';
 like `$line`, qr/"server"/, 'the line does what it says';

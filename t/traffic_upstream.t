@@ -180,6 +180,11 @@ close $_ for @held;
 becomes(sub { peer('hung')->{active} }, 0, 'clients have left');
 is_deeply [ @{ peer('hung') }{qw(requests fails)}, peer('hung')->{responses}{total} ], [ 3, 0, 0 ], 'which is no failure and no answer';
 
+# A server that is still away when it is tried again has become unavailable once more.
+is peer('fails')->{unavail}, 1, 'once so far';
+ok wait_until(8, sub { fetch('/fails/'); peer('fails')->{unavail} >= 3 }), 'and again each time' or diag explain peer('fails');
+my $unavail = peer('fails')->{unavail};
+
 # Health checks and breakers.
 ok wait_until(5, sub { peer('sick')->{state} eq 'unhealthy' }), 'unhealthy';
 ok wait_until(5, sub { peer('sick')->{downtime} > 0 }), 'is out of service';
@@ -200,7 +205,7 @@ for my $name (qw(two bare least)) {
     is_deeply { map { $_ => $is{$_} } keys %{ $was{$name} } }, $was{$name}, "$name: as it was";
 }
 is_deeply [ map { $_->{id} } @{ group('bare')->{peers} } ], [ 1, 2, 0 ], 'a new server has a new number';
-is peer('fails')->{unavail}, 1, 'counts stay';
+is peer('fails')->{unavail}, $unavail, 'counts stay';
 
 # A killed worker takes nothing along.
 my $sum = peer('plain')->{requests};

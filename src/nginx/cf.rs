@@ -130,6 +130,11 @@ impl Directive {
         self.args().first().copied().unwrap_or_default()
     }
 
+    /// Whether the key of a zone, its first argument, is `$binary_remote_addr` and nothing else.
+    pub fn is_keyed_by_address(&self) -> bool {
+        matches!(self.arg(), "$binary_remote_addr" | "${binary_remote_addr}")
+    }
+
     /// `key=value` and bare-word parameters from argument `from` on, each at most once.
     pub fn params(&self, from: usize) -> Result<Vec<Param<'_>>> {
         let mut params: Vec<Param<'_>> = Vec::new();

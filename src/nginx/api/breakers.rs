@@ -120,7 +120,7 @@ impl Breaker {
         Self {
             state: of.state,
             forced,
-            dry_run: settings.dry_run,
+            dry_run: view.dry_run,
             window: Window {
                 seconds: settings.window.div_ceil(1000),
                 calls: view.window.total,
@@ -144,12 +144,13 @@ fn counters(of: &snapshot::Breaker) -> Counters {
         ok: view.ok,
         fail: view.fail,
         slow: view.slow,
-        rejected: view.rejected,
+        // What a dry run would have refused has passed.
+        rejected: view.rejected.saturating_sub(of.details.pretended),
         opened: view.opened,
         half_opened: view.half_opened,
         closed: view.closed,
         late: view.late,
-        suppressed: view.suppressed,
+        suppressed: view.suppressed + of.details.pretended,
     }
 }
 

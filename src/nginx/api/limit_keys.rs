@@ -81,7 +81,7 @@ pub fn route(call: &Call, zone: &str, key: &[u8]) -> Outcome {
         Method::Get => {
             let rules = inspect::rules(its, call.query.get("rate").as_deref());
             let rules = rules.map_err(|text| Failure::format("RateLimitFormatError", text))?;
-            let subject = Subject { zone: number, key: KeyHash::new(key), rules };
+            let subject = Subject { zone: number, key: KeyHash::typed(key, its.binary), rules };
             inspect::look(&worker, subject, &ticket, Box::new(document))
         }
         Method::Delete => reset(call, &worker, (number, its), key, &ticket)?,
@@ -100,7 +100,7 @@ fn reset(
     // Any rate will do to forget what was used.
     let rules = inspect::rules(zone, call.query.get("rate").as_deref().or(Some("1r/s")));
     let rules = rules.map_err(|text| Failure::format("RateLimitFormatError", text))?;
-    let subject = Subject { zone: number, key: KeyHash::new(key), rules };
+    let subject = Subject { zone: number, key: KeyHash::typed(key, zone.binary), rules };
     let text = format!("a key was reset, by {}", call.who());
     events::note(&Event {
         kind: Kind::Control,

@@ -67,7 +67,7 @@ pub fn zone(directive: &Directive, conf: &mut MainConf) -> Result {
     conf.bans.0.push(ZoneConf {
         name: name.to_owned(),
         key,
-        binary: matches!(directive.arg(), "$binary_remote_addr" | "${binary_remote_addr}"),
+        binary: directive.is_keyed_by_address(),
         place: directive.place(),
         redis_name: redis.map(str::to_owned),
         redis: None,

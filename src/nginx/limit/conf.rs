@@ -169,6 +169,7 @@ pub fn zone(directive: &Directive, conf: &mut MainConf) -> Result {
     conf.limits.0.push(ZoneConf {
         name: name.to_owned(),
         key,
+        binary: directive.is_keyed_by_address(),
         rate,
         rate_text: draft.rate_text.unwrap_or_default().to_owned(),
         burst: draft.burst,

@@ -44,6 +44,8 @@ impl Named for ZoneConf {
 pub struct ZoneConf {
     pub name: String,
     pub key: ComplexValue,
+    /// The key is `$binary_remote_addr`.
+    pub binary: bool,
     pub rate: RateSpec,
     /// As written.
     pub rate_text: String,

@@ -33,6 +33,8 @@ struct Way {
 struct Attempt {
     series: &'static Series<cells::Peer>,
     peer: Peer,
+    /// The server had been put aside, and this is the one request that shows whether it is back.
+    retry: bool,
 }
 
 /// Puts ourselves around what the group's balancer has just set up for `request`.
@@ -70,7 +72,9 @@ impl Way {
         if let Some(gauge) = conf.traffic.presence.get().and_then(|presence| presence.gauge(series.number)) {
             up(gauge);
         }
-        self.attempt.set(Some(Attempt { series, peer }));
+        // SAFETY: the balancer has just picked the peer, and holds it for this attempt.
+        let retry = unsafe { peer.is_out() };
+        self.attempt.set(Some(Attempt { series, peer, retry }));
     }
 
     /// The attempt is over; the balancer is about to hear of it.
@@ -138,7 +142,7 @@ impl Wrap for Way {
                 // SAFETY: the caller passes what nginx passed; the peer is held by this attempt.
                 unsafe {
                     self.end(attempt, state);
-                    (attempt, attempt.peer.is_unavail(), (*pc).connection)
+                    (attempt, attempt.peer.is_unavail() && !attempt.retry, (*pc).connection)
                 }
             })
         });

@@ -75,6 +75,15 @@ impl Peer {
         Self(unsafe { name.byte_sub(offset_of!(sys::ngx_http_upstream_rr_peer_t, name)) }.cast())
     }
 
+    /// Whether it has failed `max_fails` times, and has not shown since that it is back.
+    ///
+    /// # Safety
+    /// The peer must live.
+    pub unsafe fn is_out(self) -> bool {
+        // SAFETY: the caller vouches for the peer.
+        unsafe { (*self.0).max_fails != 0 && (*self.0).fails >= (*self.0).max_fails }
+    }
+
     /// Whether the core has put it aside after `max_fails`.
     ///
     /// # Safety
@@ -82,12 +91,7 @@ impl Peer {
     pub unsafe fn is_unavail(self) -> bool {
         let second = i64::try_from(now().wall / 1_000).unwrap_or(0);
         // SAFETY: the caller vouches for the peer.
-        unsafe {
-            let p = self.0;
-            (*p).max_fails != 0
-                && (*p).fails >= (*p).max_fails
-                && second.saturating_sub((*p).checked) <= (*p).fail_timeout
-        }
+        unsafe { self.is_out() && second.saturating_sub((*self.0).checked) <= (*self.0).fail_timeout }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What stands for a client's key outside this process: a hash, because the key may be a bearer token.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use super::Algorithm;
 
@@ -15,6 +16,16 @@ impl KeyHash {
         let mut half = [0; 16];
         half.copy_from_slice(&blake3::hash(raw).as_bytes()[..16]);
         Self(half)
+    }
+
+    /// Hashes a key as an operator types it: with `binary` the key is `$binary_remote_addr`, and its address is meant, in text.
+    pub fn typed(text: &[u8], binary: bool) -> Self {
+        let address = core::str::from_utf8(text).ok().and_then(|text| text.parse::<IpAddr>().ok());
+        match address.filter(|_| binary) {
+            Some(IpAddr::V4(address)) => Self::new(&address.octets()),
+            Some(IpAddr::V6(address)) => Self::new(&address.octets()),
+            None => Self::new(text),
+        }
     }
 
     /// The hash that [`Display`](fmt::Display) wrote.
@@ -81,6 +92,15 @@ mod tests {
             assert_eq!(KeyHash::parse(text), None, "{text}");
         }
         assert_eq!(key.with(&KeyHash::new(b"x")).with(&KeyHash::new(b"x")), key);
+    }
+
+    #[test]
+    fn an_operator_types_addresses() {
+        let v6 = "2001:db8::1".parse::<std::net::Ipv6Addr>().unwrap();
+        assert_eq!(KeyHash::typed(b"127.0.0.1", true), KeyHash::new(&[127, 0, 0, 1]));
+        assert_eq!(KeyHash::typed(b"2001:DB8:0::1", true), KeyHash::new(&v6.octets()));
+        assert_eq!(KeyHash::typed(b"127.0.0.1", false), KeyHash::new(b"127.0.0.1"));
+        assert_eq!(KeyHash::typed(&[127, 1, 2, 3], true), KeyHash::new(&[127, 1, 2, 3]), "as it comes");
     }
 
     #[test]

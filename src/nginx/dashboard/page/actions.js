@@ -17,6 +17,8 @@ function shellLine({ method, path, body }) {
 
 const REASON = { name: 'reason', label: 'Reason', full: true, placeholder: 'shown in the event log', maxlength: 200 };
 const TTL = { name: 'ttl', label: 'For how long', placeholder: 'such as 10m, 2h; empty: no end', value: '10m' };
+// What is written without a body says why in the address.
+const because = (path, reason) => path + (reason ? '?reason=' + encodeURIComponent(reason.toWellFormed()).replace(/['()*!]/g, (c) => '%' + c.charCodeAt(0).toString(16).toUpperCase()) : '');
 // The fields that were filled in, as a body.
 function filled(values, names) {
   return Object.fromEntries(names.filter((name) => values[name] !== undefined && values[name] !== '').map((name) => [name, values[name]]));
@@ -24,12 +26,12 @@ function filled(values, names) {
 
 function serverActions(p) {
   const { upstream, peer } = p;
-  const path = () => `http/upstreams/${segment(upstream)}/servers/${peer.id}`;
-  const patch = (body) => ({ method: 'PATCH', path: path(), body });
-  const up = { label: 'Bring up', verb: 'Bring up', about: 'It takes new requests again, as far as its checks and its breaker let it.', call: () => patch(peer.state === 'draining' ? { drain: false } : { down: false }) };
-  const drain = { label: 'Drain', verb: 'Drain', about: 'It gets no new clients; those bound to it by sticky stay.', call: () => patch({ drain: true }) };
-  const down = { label: 'Take down', verb: 'Take down', danger: true, about: 'It gets no new requests at all. Those under way are finished.', call: () => patch({ down: true }) };
-  const weight = { label: 'Weight', verb: 'Set the weight', about: 'Its share of requests, beside the weights of the other servers.', fields: [{ name: 'weight', label: 'Weight', type: 'number', min: 1, max: 65535, value: peer.weight }], call: ({ weight }) => patch({ weight: number(weight, 1, 65535) }) };
+  const path = `http/upstreams/${segment(upstream)}/servers/${peer.id}`;
+  const patch = (body) => ({ reason }) => ({ method: 'PATCH', path: because(path, reason), body });
+  const up = { label: 'Bring up', verb: 'Bring up', about: 'It takes new requests again, as far as its checks and its breaker let it.', fields: [REASON], call: patch(peer.state === 'draining' ? { drain: false } : { down: false }) };
+  const drain = { label: 'Drain', verb: 'Drain', about: 'It gets no new clients; those bound to it by sticky stay.', fields: [REASON], call: patch({ drain: true }) };
+  const down = { label: 'Take down', verb: 'Take down', danger: true, about: 'It gets no new requests at all. Those under way are finished.', fields: [REASON], call: patch({ down: true }) };
+  const weight = { label: 'Weight', verb: 'Set the weight', about: 'Its share of requests, beside the weights of the other servers.', fields: [{ name: 'weight', label: 'Weight', type: 'number', min: 1, max: 65535, value: peer.weight }, REASON], call: (values) => patch({ weight: number(values.weight, 1, 65535) })(values) };
   const off = peer.state === 'down' || peer.state === 'draining';
   ask({ title: peer.server, about: `Server of ${upstream}, now ${p.state.word}. What you set here stays over a reload.`, choices: (off ? [up, peer.state === 'down' ? drain : down] : [drain, down]).concat(weight) });
 }

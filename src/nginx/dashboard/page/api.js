@@ -79,6 +79,7 @@ async function round() {
   const began = performance.now();
   try {
     await readAll();
+    if (world.nginx && world.nginx.ppid !== log.master) relisten(world.nginx.ppid);
     if (world.nginx && at(world.nginx.timestamp)) skew = at(world.nginx.timestamp) - Date.now();
     Object.assign(link, { state: 'live', time: now(), status: 200 });
   } catch (error) {
@@ -102,8 +103,19 @@ function soon() {
 }
 
 // Events, by a call that stays open until there are some. Where that is not to be had, the round is soon enough.
-const log = { last: 0, events: [], asked: false };
+const log = { last: 0, events: [], asked: false, master: undefined };
 let waiting = null;
+// Another master has another log, which may have come as far meanwhile as the one before.
+function relisten(master) {
+  if (log.master !== undefined) {
+    Object.assign(log, { last: 0, events: [], asked: false });
+    if (waiting) waiting.abort();
+    waiting = null;
+    showEvents();
+    listen();
+  }
+  log.master = master;
+}
 async function listen() {
   if (waiting || document.hidden) return;
   const mine = (waiting = new AbortController());

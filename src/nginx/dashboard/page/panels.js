@@ -178,7 +178,7 @@ function showZones(words, time) {
 function showEvents() {
   const words = wanted();
   section('events', log.events.length);
-  sync($('event-list'), log.events.filter((e) => matches([e.kind, e.upstream, e.peer, e.text, e.to].join(' '), words)), (e) => e.id, (e) => {
+  sync($('event-list'), log.events.filter((e) => matches([e.kind, e.upstream, e.peer, e.text, e.to].join(' '), words)), (e) => e.id + e.time, (e) => {
     const time = ago();
     const row = el('li', { class: 'event' }, time, el('span', { class: 'chip' }, e.kind), el('bdi', { class: 'mono' }, [e.upstream, e.peer].filter(Boolean).join(' ')), el('span', { class: 'said' }, e.text || [e.from, e.to].filter(Boolean).join(' → ')));
     row.update = () => time.show(at(e.time));
