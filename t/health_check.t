@@ -165,6 +165,30 @@ EOT
     diag 'this machine has no IPv6, nothing was checked over it' if !$has_six;
 }
 
+# Several checks of one server: the log and the events tell what becomes of the server, not of each check.
+{
+    my $port = free_port();
+    my $two  = backend(server => 'root html; location = /a { if (-f $document_root/sick-a) { return 503; } return 204; } location = /b { if (-f $document_root/sick-b) { return 503; } return 204; } location / { return 200 two; }');
+    my ($sick, $well) = (sub { Sluice::Run::spew("$two->{dir}/html/sick-$_", 'x') for @_ }, sub { unlink "$two->{dir}/html/sick-$_" for @_ });
+    my $gateway = gateway(main => 'error_log logs/error.log info;', http => "upstream u { server 127.0.0.1:$two->{port}; " . join(' ', map {"health_check interval=50ms jitter=0 uri=/$_;"} qw(a b)) . " } server { listen 127.0.0.1:$port; location / { proxy_pass http://u; } location /api { api; } }");
+    my $lines = sub { join ' ', $gateway->log =~ /\[notice\].* upstream server \S+ is (\w+)/g };
+    my $alone = sub { scalar(() = $gateway->log =~ /\[info\].* is $_[0] by check "http:\/$_[1]" alone: /g) };
+    $sick->('a');
+    ok wait_until(5, sub { $lines->() eq 'unhealthy' }), 'one check fails: the server is out' or diag $gateway->log;
+    $sick->('b');
+    ok wait_until(5, sub { $alone->('unhealthy', 'b') }), 'the other one too: that changes nothing' or diag $gateway->log;
+    $well->('a');
+    ok wait_until(5, sub { $alone->('up', 'a') }), 'nor does it that the first one passes';
+    is status_of(get($port, '/')), 502, 'the server is out';
+    $well->('b');
+    ok wait_until(5, sub { $lines->() eq 'unhealthy healthy' }), 'back, when both pass' or diag $gateway->log;
+    ok wait_until(5, sub { status_of(get($port, '/')) == 200 }), 'and served';
+    my $events = body_of(get($port, '/api/9/events'));
+    is join(' ', $events =~ /"kind":"health".*?"to":"(\w+)"/g), 'unhealthy up', 'so say the events';
+    like body_of(get($port, '/api/9/http/upstreams/u')), qr/"unhealthy":1\b/, 'it was unhealthy once';
+    ok $gateway->quit, 'quit';
+}
+
 # fails= and passes=: verdicts in a row. Probes are counted by the backend.
 {
     my $port    = free_port();

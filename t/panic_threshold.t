@@ -154,4 +154,24 @@ for my $row (
     ok $status != 0 && $said =~ /\[emerg\].*\Q$message\E.* in \S+nginx\.conf:12$/m, $text or diag "$status: $said";
 }
 
+# A mandatory check that has never passed keeps its server out in panic, too.
+{
+    my $port = free_port();
+    $b->sick($_) for 1 .. 3;
+    my $own = gateway(main => $log, workers => 2, http => "$match upstream u { zone u 64k; panic_threshold 50%; @{[ map {\"server $_;\"} @three ]} health_check interval=50ms uri=/health?unproven match=ok mandatory; } "
+            . "upstream zero { panic_threshold 0%; @{[ map {\"server $_;\"} @three ]} health_check interval=50ms uri=/health?zero match=ok; } server { listen 127.0.0.1:$port; location / { proxy_pass http://u; } location /zero { proxy_pass http://zero; } }");
+    ok wait_until(5, sub { 6 == (() = $own->log =~ /is unhealthy/g) }), 'three servers are sick from the start, in two groups' or diag $own->log;
+    becomes $port, '/', 502, 'nobody has ever passed: none gets any';
+    becomes $port, '/zero', 502, '0% alone: as without it';
+    $b->well_again($_) for 1 .. 3;
+    becomes $port, '/', 123, 'all have passed';
+    $b->sick($_) for 1 .. 3;
+    ok wait_until(5, sub { 12 == (() = $own->log =~ /is unhealthy/g) }), 'all are sick again' or diag $own->log;
+    becomes $port, '/', 123, 'now that is panic';
+    ok $own->reload, 'reload';
+    becomes $port, '/', 502, 'after which they have to pass again';
+    $own->quit;
+    $b->well_again($_) for 1 .. 3;
+}
+
 done_testing;

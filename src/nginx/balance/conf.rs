@@ -260,7 +260,8 @@ pub fn panic_threshold(directive: &Directive, conf: &mut SrvConf) -> Result {
     let Some(threshold) = threshold else {
         return Err(ConfError::invalid("panic_threshold", text, "a percentage from 0% to 100%"));
     };
-    let mut mode = Mode::All;
+    // Fewer than none there never are: alone it says what the default says.
+    let mut mode = if threshold == 0 { Mode::None } else { Mode::All };
     for param in directive.params(1)? {
         mode = match (param.name, param.value()) {
             ("mode", Ok("all")) => Mode::All,

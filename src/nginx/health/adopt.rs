@@ -9,7 +9,7 @@ use super::super::control;
 use super::super::sys::mono;
 use super::super::upstream::Group;
 use super::member::{Member, Record, Server};
-use crate::policy::health::{Condition, State};
+use crate::policy::health::State;
 use crate::policy::limit::KeyHash;
 use crate::shared::balance::Server as Words;
 use crate::shared::upstream::{Claims, Found, Full, Key};
@@ -91,10 +91,7 @@ impl Claimer<'_, '_> {
         if !again {
             return;
         }
-        record.shared.set_state(|bits| match State::from_bits(bits).condition() {
-            Condition::Down => bits,
-            _ => State::checking().to_bits(),
-        });
+        record.shared.set_state(|bits| State::from_bits(bits).anew().to_bits());
         record.shared.hasten(self.claims.store().generation(), mono());
     }
 

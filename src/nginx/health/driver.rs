@@ -95,7 +95,10 @@ impl Driver {
             breaker::checked(worker.conf, subject.group, &tested(&subject, &flight, passed));
         }
         if let Some((change, reason)) = booked {
-            announce(&subject, change, &reason);
+            match change.beside(subject.others()) {
+                Some(change) => announce(&subject, change, &reason),
+                None => mention(&subject, change, &reason),
+            }
             traffic::changed(worker.conf, place, change);
             // Before anybody hears of it.
             subject.member.recover(change, mono());
@@ -235,11 +238,13 @@ impl Slot {
         };
         self.stuck = false;
         let mut change = None;
+        let others = subject.others();
         let probe = Probe { now: mono(), passed: said != Said::Fail, next, overdue };
         subject.shared.complete(flight.lease, probe, |bits| {
             let (state, changed) = apply(State::from_bits(bits), said, subject.check.thresholds);
             change = changed;
-            let fell = changed.is_some_and(|change| change.to == Condition::Down);
+            let of_server = changed.and_then(|change| change.beside(others));
+            let fell = of_server.is_some_and(|change| change.to == Condition::Down);
             Judgement { state: state.to_bits(), changed: changed.is_some(), fell }
         })?;
         Some((change?, reason))
@@ -264,7 +269,19 @@ fn tested(subject: &Subject, flight: &Flight, passed: bool) -> breaker::Checked 
     breaker::Checked { began: flight.began, server: subject.number, server_is_good, group_is_good }
 }
 
-/// One line for each change.
+/// A change of one check that changes nothing for its server, by what its other checks say.
+fn mention(subject: &Subject, change: Change, reason: &str) {
+    let (server, group, check) = (&subject.member.server.name, &subject.group.name, subject.check.label());
+    let (is, of) = (change.to.as_str(), if reason.is_empty() { "the check passed" } else { reason });
+    log::cycle(
+        Level::Info,
+        format_args!(
+            "upstream server {server} is {is} by check \"{check}\" alone: {of}, upstream \"{group}\""
+        ),
+    );
+}
+
+/// One line for each change of a server.
 fn announce(subject: &Subject, change: Change, reason: &str) {
     let (server, group) = (&subject.member.server.name, &subject.group.name);
     events::note(&Event {
@@ -290,7 +307,7 @@ fn announce(subject: &Subject, change: Change, reason: &str) {
         }
         Condition::Down | Condition::Checking => {
             log::cycle(
-                Level::Warn,
+                Level::Notice,
                 format_args!("upstream server {server} is unhealthy: {reason}, upstream \"{group}\""),
             );
         }

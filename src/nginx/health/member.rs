@@ -183,6 +183,8 @@ impl Member {
         self.records.iter().fold(unchecked, |bits, record| {
             bits | match super::condition(record.shared) {
                 Condition::Up | Condition::Degraded => 0,
+                // The one keeps it out until panic, the other also then.
+                Condition::Down if super::is_unproven(record.shared) => UNHEALTHY | CHECKING,
                 Condition::Down => UNHEALTHY,
                 Condition::Checking => CHECKING,
             }

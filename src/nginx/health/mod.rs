@@ -241,6 +241,11 @@ fn note_panic(upstream: &str, [from, to]: [&str; 2], text: &str) {
     events::note(&Event { kind: Kind::Panic, upstream, peer: "", from, to, text });
 }
 
+/// Whether a mandatory check of a record has yet to pass.
+fn is_unproven(shared: &SharedCheck) -> bool {
+    State::from_bits(shared.state()).is_unproven()
+}
+
 /// The verdict of a record.
 pub fn condition(shared: &SharedCheck) -> Condition {
     State::from_bits(shared.state()).condition()

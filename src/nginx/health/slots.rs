@@ -9,7 +9,7 @@ use super::super::upstream::Group;
 use super::conf::Check;
 use super::member::Member;
 use crate::policy::Millis;
-use crate::policy::health::schedule;
+use crate::policy::health::{Condition, schedule};
 use crate::shared::health::{Check as SharedCheck, Lease, Prober};
 
 /// One record, as this worker sees it.
@@ -35,6 +35,14 @@ pub struct Subject {
     index: usize,
     pub shared: &'static SharedCheck,
     pub check: &'static Check,
+}
+
+impl Subject {
+    /// What the server's other checks make of it: the worst of them.
+    pub fn others(&self) -> Condition {
+        let others = self.member.records.iter().filter(|record| !core::ptr::eq(record.shared, self.shared));
+        others.map(|record| super::condition(record.shared)).fold(Condition::Up, Condition::and)
+    }
 }
 
 /// A probe under way.

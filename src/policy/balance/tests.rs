@@ -148,7 +148,7 @@ proptest! {
     }
 
     #[test]
-    fn a_cookie_that_was_set_is_found(value in "[0-9a-zA-Z._~-]{1,32}", other in "[a-z]{1,5}=[a-z]{0,5}") {
+    fn a_cookie_that_was_set_is_found(value in "[0-9a-zA-Z._~-]{1,32}", other in "[a-r][a-z]{0,4}=[a-z]{0,5}") {
         let text = Attributes::default().set("sid", &value);
         let header = format!("{other}; {text}");
         prop_assert_eq!(cookie(header.as_bytes(), b"sid"), Some(value.as_bytes()));

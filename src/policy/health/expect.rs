@@ -209,9 +209,8 @@ impl Line {
                 format!("body_too_large, cut after {read} bytes"),
             ),
             Stop::Invalid(what) => (ReasonKind::JsonInvalid, "a JSON document", what),
-            Stop::TooComplex => {
-                let got = format!("json_too_complex, more than {} nodes", json::MAX_NODES);
-                (ReasonKind::JsonTooComplex, "few nodes", got)
+            Stop::TooComplex(what) => {
+                (ReasonKind::JsonTooComplex, "a simpler document", format!("json_too_complex, {what}"))
             }
         };
         Reason::new(kind, &self.text, wanted, got)
@@ -224,7 +223,7 @@ pub(super) enum Stop {
     Encoded(String),
     TooLarge(usize),
     Invalid(String),
-    TooComplex,
+    TooComplex(String),
 }
 
 /// What a node found. Kept whether it holds or not: `not` and `degraded` tell of lines that do.

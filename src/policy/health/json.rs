@@ -16,7 +16,6 @@ use super::error::MatchError;
 use super::expect::Stop;
 
 pub(super) use self::parse::parse;
-pub(super) use self::path::MAX_NODES;
 
 /// One `json` line.
 #[derive(Debug)]

@@ -32,6 +32,18 @@ pub enum Condition {
 }
 
 impl Condition {
+    /// Of several checks of a server the worse one holds.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let rank = |condition| match condition {
+            Self::Up => 0,
+            Self::Degraded => 1,
+            Self::Checking => 2,
+            Self::Down => 3,
+        };
+        if rank(self) >= rank(other) { self } else { other }
+    }
+
     /// NGINX Plus's words, and `degraded`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -67,22 +79,34 @@ pub struct Change {
     pub to: Condition,
 }
 
+impl Change {
+    /// What this change of one check is to a server whose other checks are, at worst, so; `None`: nothing.
+    #[must_use]
+    pub fn beside(self, others: Condition) -> Option<Self> {
+        let (from, to) = (self.from.and(others), self.to.and(others));
+        (from != to).then_some(Self { from, to })
+    }
+}
+
 /// One check of one server. Packs into 64 bits, of which all zero is a server that is up and was never probed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct State {
     condition: Condition,
     tally: Tally,
+    /// The check is mandatory, and has not passed yet.
+    unproven: bool,
 }
 
-// Bits 0 and 1: the condition. Bit 2: the run below is of passes. Bits 32 to 63: its length, 0 = never probed.
+// Bits 0 and 1: the condition. Bit 2: the run below is of passes. Bit 3: unproven. Bits 32 to 63: its length, 0 = never probed.
 const CONDITION: u64 = 0b11;
 const PASSING: u64 = 0b100;
+const UNPROVEN: u64 = 0b1000;
 const RUN: u32 = 32;
 
 impl Default for State {
     /// A server before its first probe when that is not mandatory: up.
     fn default() -> Self {
-        Self { condition: Condition::Up, tally: Tally::default() }
+        Self { condition: Condition::Up, tally: Tally::default(), unproven: false }
     }
 }
 
@@ -90,12 +114,24 @@ impl State {
     /// A server before its first probe when that is mandatory.
     #[must_use]
     pub fn checking() -> Self {
-        Self { condition: Condition::Checking, tally: Tally::default() }
+        Self { condition: Condition::Checking, tally: Tally::default(), unproven: true }
+    }
+
+    /// The same server where a mandatory check has to pass anew: what is known to be bad stays so.
+    #[must_use]
+    pub fn anew(self) -> Self {
+        if self.condition == Condition::Down { Self { unproven: true, ..self } } else { Self::checking() }
     }
 
     #[must_use]
     pub fn condition(self) -> Condition {
         self.condition
+    }
+
+    /// Whether a mandatory check has yet to pass for the first time.
+    #[must_use]
+    pub fn is_unproven(self) -> bool {
+        self.unproven
     }
 
     #[cfg(test)]
@@ -116,7 +152,8 @@ impl State {
             0 => (self.tally.fails, 0),
             passes => (passes, PASSING),
         };
-        condition | kind | u64::from(run) << RUN
+        let unproven = if self.unproven { UNPROVEN } else { 0 };
+        condition | kind | unproven | u64::from(run) << RUN
     }
 
     /// The state in a word. Every word is one; bits that mean nothing yet are ignored.
@@ -133,7 +170,7 @@ impl State {
             0 => Tally { fails: run, passes: 0 },
             _ => Tally { fails: 0, passes: run },
         };
-        Self { condition, tally }
+        Self { condition, tally, unproven: bits & UNPROVEN != 0 }
     }
 }
 
@@ -155,5 +192,5 @@ pub fn apply(state: State, probe: Probe, thresholds: Thresholds) -> (State, Opti
         (_, _) => good,
     };
     let change = (condition != state.condition).then_some(Change { from: state.condition, to: condition });
-    (State { condition, tally }, change)
+    (State { condition, tally, unproven: state.unproven && probe == Probe::Fail }, change)
 }

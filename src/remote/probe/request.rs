@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Empty;
 use hyper::Method;
-use hyper::header::{CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::uri::{Authority, PathAndQuery, Scheme, Uri};
 
 use super::Target;
@@ -108,6 +108,10 @@ impl Request {
         let headers = message.headers_mut();
         headers.insert(HOST, self.host_header()?);
         self.fill(headers, HTTP, &[])?;
+        // Servers refuse these with 411 if nobody says that there is no body (RFC 9110, 8.6).
+        if matches!(method, Method::POST | Method::PUT | Method::PATCH) {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
         if !keep {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }

@@ -13,6 +13,10 @@ pub(in super::super) fn parse(body: &[u8]) -> Result<Value, Stop> {
     let text = body.strip_prefix(MARK).unwrap_or(body);
     serde_json::from_slice(text).map_err(|error| {
         let byte = body.len() - text.len() + offset(text, &error);
+        // That the parser calls a kind of its own only in words.
+        if what(&error).starts_with("recursion limit") {
+            return Stop::TooComplex(format!("deeper than 128 levels at byte {byte}"));
+        }
         Stop::Invalid(format!("json_invalid at byte {byte} ({})", what(&error)))
     })
 }

@@ -9,7 +9,7 @@ use super::super::expect::Stop;
 use super::super::reason::quoted;
 
 /// Nodes that one path may visit in one document.
-pub(in super::super) const MAX_NODES: usize = 1024;
+const MAX_NODES: usize = 1024;
 /// Steps that a path may have.
 const MAX_STEPS: usize = 32;
 
@@ -94,7 +94,7 @@ struct Walk<'v> {
 impl<'v> Walk<'v> {
     fn visit(&mut self, value: &'v Value, parent: usize, key: Key<'v>) -> Result<usize, Stop> {
         if self.spots.len() == MAX_NODES {
-            return Err(Stop::TooComplex);
+            return Err(Stop::TooComplex(format!("more than {MAX_NODES} nodes")));
         }
         self.spots.push(Spot { value, parent, key });
         Ok(self.spots.len() - 1)

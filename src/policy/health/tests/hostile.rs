@@ -44,8 +44,8 @@ fn odd_but_json() {
 fn deep_and_wide() {
     let deep = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
     assert_eq!(kind("json $ is array", deep(127).as_bytes()), None);
-    assert_eq!(kind("json $ is array", deep(129).as_bytes()), Some(ReasonKind::JsonInvalid));
-    assert_eq!(kind("json $ is array", "[".repeat(256 << 10).as_bytes()), Some(ReasonKind::JsonInvalid));
+    assert_eq!(kind("json $ is array", deep(129).as_bytes()), Some(ReasonKind::JsonTooComplex));
+    assert_eq!(kind("json $ is array", "[".repeat(256 << 10).as_bytes()), Some(ReasonKind::JsonTooComplex));
     let wide = |nodes: usize| format!("[{}1]", "1,".repeat(nodes - 1));
     assert_eq!(kind("json $[*] = 1", wide(1023).as_bytes()), None);
     assert_eq!(kind("json $..* = 1", wide(1023).as_bytes()), None);

@@ -26,6 +26,16 @@ fn the_first_mandatory_check_decides() {
     assert_eq!(walk(State::checking(), &[Fail], 3, 3).condition(), Condition::Down);
     assert_eq!(walk(State::checking(), &[Fail, Pass, Pass], 3, 3).condition(), Condition::Down);
     assert_eq!(walk(State::checking(), &[Fail, Pass, Pass, Pass], 3, 3).condition(), Condition::Up);
+    // One pass proves it, whatever becomes of it then.
+    for (probes, unproven) in
+        [(&[Fail][..], true), (&[Fail, Fail], true), (&[Fail, Pass], false), (&[Pass, Fail], false)]
+    {
+        let state = walk(State::checking(), probes, 1, 2);
+        assert_eq!((state.is_unproven(), State::from_bits(state.to_bits())), (unproven, state), "{probes:?}");
+    }
+    let again = walk(State::default(), &[Fail], 1, 1).anew();
+    assert_eq!((again.condition(), again.is_unproven()), (Condition::Down, true));
+    assert_eq!(walk(State::default(), &[Pass], 1, 1).anew(), State::checking());
 }
 
 #[test]
@@ -92,4 +102,19 @@ proptest! {
         let state = State::from_bits(bits);
         prop_assert_eq!(State::from_bits(state.to_bits()), state);
     }
+}
+
+#[test]
+fn of_several_checks_the_worst_holds() {
+    use Condition::{Checking, Degraded, Down, Up};
+    let fell = Change { from: Up, to: Down };
+    assert_eq!(fell.beside(Up), Some(fell));
+    assert_eq!(fell.beside(Degraded), Some(Change { from: Degraded, to: Down }));
+    assert_eq!(fell.beside(Down), None, "it was out");
+    assert_eq!(Change { from: Down, to: Up }.beside(Down), None, "it is still out");
+    assert_eq!(Change { from: Checking, to: Up }.beside(Checking), None, "there is more to come");
+    assert_eq!(
+        Change { from: Checking, to: Down }.beside(Checking),
+        Some(Change { from: Checking, to: Down })
+    );
 }

@@ -27,6 +27,17 @@ fn defaults() {
 }
 
 #[test]
+fn a_method_with_a_body_says_that_there_is_none() {
+    for (method, says) in
+        [("POST", true), ("PUT", true), ("PATCH", true), ("OPTIONS", false), ("DELETE", false)]
+    {
+        let head = sent(|request| request.method = method.to_owned());
+        assert!(head.starts_with(method), "{head}");
+        assert_eq!(head.to_ascii_lowercase().contains("\r\ncontent-length: 0\r\n"), says, "{head}");
+    }
+}
+
+#[test]
 fn headers_of_the_configuration() {
     let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     let head = sent(|request| {
