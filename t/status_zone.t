@@ -280,4 +280,17 @@ for my $row (
 my ($status, $said) = nginx_t(http => "\nstatus_zone a;\n");
 ok $status != 0 && $said =~ /"status_zone" directive is not allowed here/, 'not in http' or diag $said;
 
+# A status beyond those of HTTP is one that was sent, too.
+{
+    my $own = free_port();
+    my $odd = gateway(http => "server { listen 127.0.0.1:$own; status_zone z; location / { return 999 odd; } location /api { api; } location /metrics { metrics; } }");
+    get($own, '/') for 1 .. 3;
+    my $its = sub { JSON::PP::decode_json(body_of(get($own, '/api/9/http/server_zones/z'))) };
+    ok wait_until(5, sub { ($its->()->{responses}{codes}{999} // 0) == 3 }), 'a status of no class' or diag explain $its->();
+    my $responses = $its->()->{responses};
+    is $responses->{total}, 3 + $responses->{'2xx'}, 'is among all';
+    like body_of(get($own, '/metrics')), qr/^nginx_http_requests_total\{status="999"\} 3$/m, 'and in the metrics';
+    $odd->quit;
+}
+
 done_testing;

@@ -209,8 +209,13 @@ is peer('fails')->{unavail}, $unavail, 'counts stay';
 
 # A killed worker takes nothing along.
 my $sum = peer('plain')->{requests};
-kill 'KILL', ($gateway->workers)[0];
-becomes(sub { scalar $gateway->workers }, 2, 'replaced');
+my $stuck = IO::Socket::INET->new(PeerAddr => "127.0.0.1:$port", Timeout => 5) or die;
+print {$stuck} "GET /hung/ HTTP/1.1\r\nHost: x\r\n\r\n";
+becomes(sub { peer('hung')->{active} }, 1, 'one is under way');
+my @workers = $gateway->workers;
+kill 'KILL', @workers;
+becomes(sub { my @now = $gateway->workers; join ' ', scalar @now, grep { my $is = $_; grep { $_ == $is } @workers } @now }, 2, 'replaced');
+becomes(sub { peer('hung')->{active} }, 0, 'and nothing is under way any more');
 becomes(sub { peer('plain')->{requests} }, $sum, 'counts stay');
 fetch('/plain/');
 becomes(sub { peer('plain')->{requests} }, $sum + 1, 'and go on');

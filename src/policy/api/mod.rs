@@ -15,9 +15,9 @@ pub use path::{Prefix, segments};
 pub use query::Query;
 pub use time::iso;
 
-/// Versions of the API that are answered, all with the documents of the newest: from 4 on each only added members, and what
-/// is added is what clients pass over.
-pub const VERSIONS: core::ops::RangeInclusive<u64> = 4..=9;
+/// Versions of the API that are answered, all with the documents of the newest: each only added resources and members, and
+/// what is added is what clients pass over. Collectors with old defaults ask for 2 and 3.
+pub const VERSIONS: core::ops::RangeInclusive<u64> = 1..=9;
 
 /// Whether a segment of a path names a version that is answered.
 pub fn is_version(segment: &[u8]) -> bool {

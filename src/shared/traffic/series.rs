@@ -105,14 +105,15 @@ impl<T: Cells> Series<T> {
         cell(self.base).store(sum, Relaxed);
     }
 
-    /// Counts a response. What is no status of HTTP is in no cell.
+    /// Counts a response. What is no status of three digits is in no cell.
     pub fn count_code(&self, codes: &Codes, code: u16) {
         let cell = match index_of(code) {
             Some(index) => codes.known.get(index),
-            None => class_of(code).and_then(|class| match self.record.name(code) {
+            None if !(100..=999).contains(&code) => None,
+            None => match self.record.name(code) {
                 Some(named) => codes.named.get(named),
-                None => codes.other.get(class),
-            }),
+                None => class_of(code).and_then(|class| codes.other.get(class)),
+            },
         };
         cell.into_iter().for_each(count);
     }

@@ -56,7 +56,7 @@ pub fn connections(writer: &mut Writer, shot: &Shot) {
     one(writer, &DROPPED, its.dropped);
     let ssl = shot.ssl.unwrap_or_default();
     one(writer, &HANDSHAKES, Some(ssl.handshakes));
-    one(writer, &HANDSHAKES_FAILED, ssl.handshakes_failed);
+    one(writer, &HANDSHAKES_FAILED, Some(ssl.handshakes_failed.unwrap_or(0)));
     one(writer, &REUSES, Some(ssl.session_reuses));
 }
 

@@ -67,7 +67,8 @@ fn of(conf: &MainConf, group: &upstream::Group) -> Group {
     let peers = found.iter().enumerate().filter_map(|(number, raw)| {
         let its = servers.get(raw.at)?;
         let mut peer = peer(conf, group, its, member_of(&members, number, its), raw);
-        if let Some(store) = store.filter(|_| zone.is_none()) {
+        // The core's own count never loses the requests of a worker that was killed.
+        if let Some(store) = store {
             peer.active = store.gauge(its.series.number, alive);
         }
         Some(peer)

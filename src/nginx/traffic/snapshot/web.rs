@@ -8,12 +8,16 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use crate::nginx::conf::MainConf;
 use crate::nginx::worker;
+use crate::policy::traffic::class_of;
 use crate::shared::traffic::cells::{self, Cells, Codes};
 use crate::shared::traffic::{Presence, Series};
 
 pub fn responses<T: Cells>(series: &Series<T>, of: impl Fn(&'static T) -> &'static Codes) -> Responses {
     let (codes, classes) = series.codes(of);
-    Responses { classes, codes, total: classes.iter().sum() }
+    // `return 999` and the like are of no class, and yet were sent.
+    let beyond = codes.iter().filter(|(code, _)| class_of(*code).is_none()).map(|(_, times)| times);
+    let total = classes.iter().chain(beyond).sum();
+    Responses { classes, codes, total }
 }
 
 /// The `status_zone`s of servers.
