@@ -188,7 +188,7 @@ my $unavail = peer('fails')->{unavail};
 # Health checks and breakers.
 ok wait_until(5, sub { peer('sick')->{state} eq 'unhealthy' }), 'unhealthy';
 ok wait_until(5, sub { peer('sick')->{downtime} > 0 }), 'is out of service';
-like peer('sick')->{because}[0], qr/^takes no traffic: its health check has failed for \d+\.\d s$/, 'and why';
+like peer('sick')->{because}[0], qr/^takes no traffic: its health check has failed for \d+\.\d s: \S/, 'and why' or diag explain peer('sick')->{because};
 cmp_ok peer('sick')->{health_checks}{fails}, '>=', 1, 'checks that failed';
 is peer('sick', 1)->{state}, 'up', 'the other is up';
 fetch('/broken/odd', 4);

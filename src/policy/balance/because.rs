@@ -5,11 +5,13 @@ use crate::policy::breaker::{Cause, Failure, Seconds};
 
 /// What keeps a server. Lengths of time are milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Reasons {
+pub struct Reasons<'s> {
     pub down: bool,
     pub draining: bool,
     /// For how long its checks have failed.
     pub unhealthy: Option<Millis>,
+    /// What they found, or what makes it degraded.
+    pub finding: Option<&'s str>,
     pub checking: bool,
     /// Failed attempts, and how long until the core tries again.
     pub unavail: Option<(u64, Millis)>,
@@ -34,13 +36,14 @@ pub enum Barred {
 
 /// One sentence for each, the strongest first.
 #[must_use]
-pub fn because(of: Reasons) -> Vec<String> {
+pub fn because(of: Reasons<'_>) -> Vec<String> {
     let mut said = Vec::new();
+    let found = of.finding.map(|finding| format!(": {finding}")).unwrap_or_default();
     if of.down {
         said.push("takes no traffic: it is down".to_owned());
     }
     if let Some(length) = of.unhealthy {
-        said.push(format!("takes no traffic: its health check has failed for {}", tenths(length)));
+        said.push(format!("takes no traffic: its health check has failed for {}{found}", tenths(length)));
     }
     if of.checking {
         said.push("takes no traffic: its health check has yet to pass".to_owned());
@@ -56,7 +59,8 @@ pub fn because(of: Reasons) -> Vec<String> {
         said.push("takes bound sessions only: it drains".to_owned());
     }
     if of.degraded {
-        said.push("takes traffic when no other is left: its health check calls it degraded".to_owned());
+        let found = if of.unhealthy.is_none() { found.as_str() } else { "" };
+        said.push(format!("takes traffic when no other is left: its health check calls it degraded{found}"));
     }
     if let Some(most) = of.full {
         said.push(format!("takes no more for now: it serves {most} requests, as many as it may"));
@@ -114,6 +118,7 @@ mod tests {
             down: true,
             draining: true,
             unhealthy: Some(12_000),
+            finding: Some("status: wanted 200-399, got 503"),
             checking: true,
             unavail: Some((3, 8_000)),
             breaker: Some(Barred::Open(Some(why), Some(Failure::Http(502)), 12_483)),
@@ -126,7 +131,7 @@ mod tests {
             said,
             [
                 "takes no traffic: it is down",
-                "takes no traffic: its health check has failed for 12.0 s",
+                "takes no traffic: its health check has failed for 12.0 s: status: wanted 200-399, got 503",
                 "takes no traffic: its health check has yet to pass",
                 "takes no traffic: 5 failures in 28.0 s, last http_502, tests again in 12.4 s",
                 "takes no traffic: 3 failed attempts, tried again in 8.0 s",
@@ -146,6 +151,9 @@ mod tests {
         let held = "takes no traffic: an operator holds its circuit breaker open";
         assert_eq!(said(Barred::Forced(0)), held);
         assert_eq!(said(Barred::Forced(90_000)), format!("{held} for 90.0 s"));
+        let degraded = Reasons { degraded: true, finding: Some("json $.status"), ..Reasons::default() };
+        let waits = "takes traffic when no other is left: its health check calls it degraded: json $.status";
+        assert_eq!(because(degraded), [waits]);
         let once = Reasons { unavail: Some((1, 500)), ..Reasons::default() };
         assert_eq!(because(once), ["takes no traffic: 1 failed attempt, tried again in 0.5 s"]);
     }

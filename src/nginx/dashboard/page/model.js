@@ -53,16 +53,10 @@ function peerState(peer, breaker) {
   return STATES.up;
 }
 
-// Why a server takes no traffic, or less, in words: the API's own, and what the event log has of it.
-function peerWords(upstream, peer, breaker, shown) {
+// Why a server takes no traffic, or less, in the API's own words.
+function peerWords(peer, breaker, shown) {
   const because = list(peer.because).join('; ') || (shown === STATES.open ? breakerWords(breaker) : '');
-  const told = toldOf(upstream, peer, shown.word);
-  return (because + (told && because ? ` (${told})` : told)).replace(/(?<![\d.])(\d{3,})(?:\.\d+)? s\b/g, (_, seconds) => span(seconds));
-}
-// The text of the newest verdict on a server, if with that it became what it is.
-function toldOf(upstream, peer, state) {
-  const last = log.events.find((event) => event.kind === 'health' && event.upstream === upstream && event.peer === peer.server);
-  return last && last.to === state && state !== 'up' ? String(last.text) : '';
+  return because.replace(/(?<![\d.])(\d{3,})(?:\.\d+)? s\b/g, (_, seconds) => span(seconds));
 }
 function breakerWords(breaker) {
   const held = breaker.override;
@@ -96,7 +90,7 @@ function readPeer(upstream, peer, breakers, time) {
   const counters = { requests: peer.requests, '4xx': answers['4xx'], '5xx': answers['5xx'], total: answers.total };
   return {
     key: upstream + '\n' + peer.id, upstream, peer, breaker, state: shown,
-    words: peerWords(upstream, peer, breaker, shown),
+    words: peerWords(peer, breaker, shown),
     serves: peer.state === 'up' && !isOpen(breaker),
     past: history('peer\n' + upstream + '\n' + peer.id, counters, time),
   };

@@ -1,7 +1,9 @@
 //! Upstream groups and their servers: the core's lists, and what is known of each server beside them.
 
+use core::cell::OnceCell;
 use core::ptr::addr_of;
 use core::sync::atomic::Ordering::Relaxed;
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use nginx_sys as sys;
@@ -13,7 +15,7 @@ use super::{Group, HealthChecks, Histogram, Peer, breakers, probes};
 use crate::nginx::conf::MainConf;
 use crate::nginx::health::{self, Member, Role, peers};
 use crate::nginx::sys::{PeersLock, now, zone_of};
-use crate::nginx::{membership, upstream};
+use crate::nginx::{events, membership, upstream};
 use crate::policy::balance::{Barred, FULL, Facts, Reasons, State, because, share};
 use crate::policy::breaker::{Forced, State as BreakerState};
 use crate::policy::health::Condition;
@@ -26,7 +28,8 @@ pub fn upstreams(conf: &MainConf) -> Vec<Group> {
     let groups = conf.upstreams.groups.iter();
     // SAFETY: groups are of this process's cycle.
     let explicit = groups.filter(|group| unsafe { !(*group.upstream).srv_conf.is_null() });
-    explicit.map(|group| of(conf, group)).collect()
+    let said = Said::default();
+    explicit.map(|group| of(conf, group, &said)).collect()
 }
 
 /// The explicit group of this name.
@@ -35,7 +38,7 @@ pub fn upstream(conf: &MainConf, name: &str) -> Option<Group> {
     // SAFETY: as in `upstreams`.
     groups
         .find(|group| group.name == name && unsafe { !(*group.upstream).srv_conf.is_null() })
-        .map(|group| of(conf, group))
+        .map(|group| of(conf, group, &Said::default()))
 }
 
 /// What the core keeps of one peer, copied while its list is locked.
@@ -53,7 +56,26 @@ struct Raw {
     unavail: Option<(u64, u64)>,
 }
 
-fn of(conf: &MainConf, group: &upstream::Group) -> Group {
+/// What the event log has of the last verdict on each server: what it became, and why. Read once it is needed.
+#[derive(Default)]
+struct Said(OnceCell<HashMap<(String, String), (String, String)>>);
+
+impl Said {
+    /// Why a server became what it is, if the log still knows.
+    fn why(&self, upstream: &str, server: &str, is: Condition) -> Option<&str> {
+        let verdicts = || {
+            let events =
+                events::page(0).events.into_iter().filter(|event| event.kind == events::Kind::Health);
+            // Of several the last one stays.
+            events.map(|event| ((event.upstream, event.peer), (event.to, event.text))).collect()
+        };
+        let all: &HashMap<_, _> = self.0.get_or_init(verdicts);
+        let (became, why) = all.get(&(upstream.to_owned(), server.to_owned()))?;
+        (became == is.as_str()).then_some(why.as_str())
+    }
+}
+
+fn of(conf: &MainConf, group: &upstream::Group, said: &Said) -> Group {
     membership::catch_up(conf, group);
     group.traffic.refresh(conf, group);
     health::refresh(conf, group);
@@ -66,7 +88,7 @@ fn of(conf: &MainConf, group: &upstream::Group) -> Group {
     let store = conf.traffic.store();
     let peers = found.iter().enumerate().filter_map(|(number, raw)| {
         let its = servers.get(raw.at)?;
-        let mut peer = peer(conf, group, its, member_of(&members, number, its), raw);
+        let mut peer = peer((conf, group, said), its, member_of(&members, number, its), raw);
         // The core's own count never loses the requests of a worker that was killed.
         if let Some(store) = store {
             peer.active = store.gauge(its.series.number, alive);
@@ -119,7 +141,13 @@ fn raw(group: &upstream::Group, room: usize) -> Vec<Raw> {
     found
 }
 
-fn peer(conf: &MainConf, group: &upstream::Group, its: &Server, member: Option<&Member>, raw: &Raw) -> Peer {
+fn peer(
+    (conf, group, said): (&MainConf, &upstream::Group, &Said),
+    its: &Server,
+    member: Option<&Member>,
+    raw: &Raw,
+) -> Peer {
+    let why = |is| said.why(&group.name, &its.server.name, is);
     let series = its.series;
     let breaker = group.breaker.servers().and_then(|servers| {
         servers.named(raw.name as *const sys::ngx_str_t).map(|member| breakers::of(&member.gate))
@@ -155,13 +183,18 @@ fn peer(conf: &MainConf, group: &upstream::Group, its: &Server, member: Option<&
         downstart: Some(series.whole().down_start.load(Relaxed)).filter(|at| *at != 0),
         selected: series.all().map(|peer| peer.selected.load(Relaxed)).max().filter(|at| *at != 0),
         degraded: member.is_some_and(Member::is_degraded),
-        because: because(reasons(member, breaker.as_ref(), raw)),
+        because: because(reasons(member, breaker.as_ref(), raw, why)),
         breaker,
     }
 }
 
 /// What keeps a server from traffic.
-fn reasons(member: Option<&Member>, breaker: Option<&super::Breaker>, raw: &Raw) -> Reasons {
+fn reasons<'s>(
+    member: Option<&Member>,
+    breaker: Option<&super::Breaker>,
+    raw: &Raw,
+    why: impl Fn(Condition) -> Option<&'s str>,
+) -> Reasons<'s> {
     let (now, down) = (now().mono, state(member, raw) == State::Down);
     let records = || member.into_iter().flat_map(|member| &member.records);
     let conditions = || records().map(|record| (health::condition(record.shared), record.shared.view()));
@@ -170,14 +203,19 @@ fn reasons(member: Option<&Member>, breaker: Option<&super::Breaker>, raw: &Raw)
         let tuning = &member.tuning;
         Some(share(tuning.words?.began()?, now, tuning.slow_start))
     });
+    let unhealthy = failing.map(|(_, view)| now.saturating_sub(view.last_change)).max();
+    let degraded = member.is_some_and(Member::is_degraded);
+    let is =
+        if unhealthy.is_some() { Some(Condition::Down) } else { degraded.then_some(Condition::Degraded) };
     Reasons {
         down,
         draining: state(member, raw) == State::Draining,
-        unhealthy: failing.map(|(_, view)| now.saturating_sub(view.last_change)).max(),
+        unhealthy,
+        finding: is.and_then(why),
         checking: conditions().any(|(condition, _)| condition == Condition::Checking),
         unavail: raw.unavail,
         breaker: breaker.and_then(barred),
-        degraded: member.is_some_and(Member::is_degraded),
+        degraded,
         full: Some(raw.conns).filter(|conns| raw.max_conns != 0 && *conns >= raw.max_conns),
         warming: part.filter(|part| *part < FULL).map(|part| part * 100 / FULL),
     }
