@@ -189,6 +189,40 @@ EOT
     ok $gateway->quit, 'quit';
 }
 
+# In a location probes are sent as its requests are, as far as those do not depend on a client: as in NGINX Plus, and as its
+# Ingress Controller has it. A level with headers of its own inherits none.
+{
+    my $port  = free_port();
+    my $vhost = backend(server => 'location / { return 200 ok; } location /echo { set $probe -; if ($http_x_probe) { set $probe $http_x_probe; } set $rest "$http_x_client-$http_content_length-$http_connection"; return 200 "$http_host $probe $rest"; }');
+    my $gateway = gateway(main => $log, http => <<"EOT");
+match ok { status 200; body ~ "cafe.example.com once --close"; }
+match own { status 200; body ~ "own.example.com twice --close"; }
+match top { status 200; body ~ "top.example.com - --close"; }
+proxy_set_header Host top.example.com;
+upstream nic { zone nic 64k; server 127.0.0.1:$vhost->{port}; }
+upstream said { zone said 64k; server 127.0.0.1:$vhost->{port}; }
+upstream above { zone above 64k; server 127.0.0.1:$vhost->{port}; }
+server {
+    listen 127.0.0.1:$port;
+    location \@nic {
+        proxy_set_header Host "cafe.example.com"; proxy_set_header X-Probe once; proxy_set_header X-Client \$remote_addr;
+        proxy_set_header Accept-Encoding gzip; proxy_set_header Connection close; proxy_set_header Content-Length 7;
+        proxy_pass http://nic; health_check interval=100ms mandatory match=ok uri=/echo;
+    }
+    location \@said {
+        proxy_set_header Host cafe.example.com; proxy_set_header X-Probe once;
+        proxy_pass http://said; health_check interval=100ms mandatory match=own uri=/echo host=own.example.com; health_check_header x-probe twice;
+    }
+    location \@above { proxy_pass http://above; health_check interval=100ms mandatory match=top uri=/echo; }
+    location / { proxy_pass http://nic; }
+    location /said { proxy_pass http://said/; }
+    location /above { proxy_pass http://above/; }
+}
+EOT
+    ok wait_until(5, sub { status_of(get($port, $_)) == 200 }), "$_: passes" or diag $gateway->log for '/', '/said', '/above';
+    ok $gateway->quit, 'quit';
+}
+
 # fails= and passes=: verdicts in a row. Probes are counted by the backend.
 {
     my $port    = free_port();

@@ -17,8 +17,35 @@ use super::sys::{CONF_ERROR, CONF_OK, KEEPALIVE_WORDS, module_by_name, slot};
 pub struct LocConf {
     /// Whether the location proxies over TLS. `None`: not known (variables), or it does not proxy.
     pub secure: Option<bool>,
+    /// `proxy_set_header` and `grpc_set_header`, as written.
+    headers: [Vec<Header>; 2],
 }
 
+/// Name and value.
+pub type Header = (String, String);
+
+/// Whose headers are whose.
+const SETTERS: [&CStr; 2] = [c"ngx_http_proxy_module", c"ngx_http_grpc_module"];
+
+impl LocConf {
+    /// As the core does: one header of its own, and a level inherits none.
+    pub fn merge(&mut self, prev: &Self) {
+        for (its, from) in self.headers.iter_mut().zip(&prev.headers) {
+            if its.is_empty() {
+                its.clone_from(from);
+            }
+        }
+    }
+
+    /// The headers that requests to an upstream are sent with by this module, where they are the same for each.
+    pub fn headers_of(&self, module: &CStr) -> impl Iterator<Item = &Header> {
+        let its = SETTERS.iter().position(|setter| *setter == module).map(|at| &self.headers[at]);
+        its.into_iter().flatten().filter(|(name, value)| !name.contains('$') && !value.contains('$'))
+    }
+}
+
+const HEADER: u32 =
+    sys::NGX_HTTP_MAIN_CONF | sys::NGX_HTTP_SRV_CONF | sys::NGX_HTTP_LOC_CONF | sys::NGX_CONF_TAKE2;
 const PASS: u32 = sys::NGX_HTTP_LOC_CONF | sys::NGX_HTTP_LIF_CONF | sys::NGX_CONF_TAKE1;
 
 const UPSTREAM: u32 = sys::NGX_HTTP_UPS_CONF;
@@ -27,9 +54,11 @@ const RANDOM: u32 = sys::NGX_CONF_NOARGS | sys::NGX_CONF_TAKE12;
 type Set = unsafe extern "C" fn(*mut sys::ngx_conf_t, *mut sys::ngx_command_t, *mut c_void) -> *mut c_char;
 
 /// The rows of the early module.
-pub static mut COMMANDS: [sys::ngx_command_t; 7] = [
+pub static mut COMMANDS: [sys::ngx_command_t; 9] = [
     noted(c"proxy_pass", PASS | sys::NGX_HTTP_LMT_CONF, c"ngx_http_proxy_module", pass),
     noted(c"grpc_pass", PASS, c"ngx_http_grpc_module", pass),
+    noted(c"proxy_set_header", HEADER, SETTERS[0], header),
+    noted(c"grpc_set_header", HEADER, SETTERS[1], header),
     noted(c"server", UPSTREAM | sys::NGX_CONF_1MORE, c"ngx_http_upstream_module", server),
     noted(c"keepalive", UPSTREAM | KEEPALIVE_WORDS, c"ngx_http_upstream_keepalive_module", keepalive),
     noted(c"hash", UPSTREAM | sys::NGX_CONF_TAKE12, c"ngx_http_upstream_hash_module", hash),
@@ -73,6 +102,27 @@ unsafe extern "C" fn pass(
             && let Some(target) = words.get(1)
         {
             conf.secure = is_secure(target.as_bytes());
+        }
+        read
+    })
+}
+
+unsafe extern "C" fn header(
+    cf: *mut sys::ngx_conf_t,
+    cmd: *mut sys::ngx_command_t,
+    conf: *mut c_void,
+) -> *mut c_char {
+    entry!("a directive", CONF_ERROR, {
+        // SAFETY: as in `pass`.
+        let (read, conf, words, owner) = unsafe {
+            let read = delegate(cf, &*cmd);
+            let words = (*(*cf).args).as_slice::<sys::ngx_str_t>();
+            (read, &mut *conf.cast::<LocConf>(), words, CStr::from_ptr((*cmd).post.cast()))
+        };
+        if let (true, [_, name, value], Some(at)) =
+            (read == CONF_OK, words, SETTERS.iter().position(|setter| *setter == owner))
+        {
+            conf.headers[at].push((name.to_string(), value.to_string()));
         }
         read
     })

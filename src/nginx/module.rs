@@ -82,6 +82,7 @@ static mut FILTER_COMMANDS: [sys::ngx_command_t; 1] = [sys::ngx_command_t::empty
 static EARLY_HOOKS: sys::ngx_http_module_t = sys::ngx_http_module_t {
     init_main_conf: Some(early_init_main_conf),
     create_loc_conf: Some(create::<early::LocConf>),
+    merge_loc_conf: Some(early_merge_loc_conf),
     ..NO_HOOKS
 };
 
@@ -179,6 +180,18 @@ unsafe extern "C" fn init_main_conf(cf: *mut sys::ngx_conf_t, conf: *mut c_void)
 unsafe extern "C" fn early_init_main_conf(cf: *mut sys::ngx_conf_t, _: *mut c_void) -> *mut c_char {
     entry!("init_main_conf", CONF_ERROR, {
         balance::inner::install_all(cf);
+        CONF_OK
+    })
+}
+
+unsafe extern "C" fn early_merge_loc_conf(
+    _: *mut sys::ngx_conf_t,
+    prev: *mut c_void,
+    conf: *mut c_void,
+) -> *mut c_char {
+    entry!("merging a configuration", CONF_ERROR, {
+        // SAFETY: nginx passes what `create` made for two location levels, which are never the same one.
+        unsafe { (*conf.cast::<early::LocConf>()).merge(&*prev.cast::<early::LocConf>()) };
         CONF_OK
     })
 }

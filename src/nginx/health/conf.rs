@@ -12,7 +12,7 @@ use super::super::sys::{module_by_name, slot, upstream_module};
 use super::super::upstream::PROXYING;
 use crate::policy::Millis;
 use crate::policy::health::{Builder, Match, Thresholds};
-use crate::remote::probe::{GrpcCheck, Manner, Protocol, Request, Target};
+use crate::remote::probe::{GrpcCheck, Manner, Protocol, Request, Target, may_send};
 
 pub use super::matching::{group, line, match_block};
 use super::require::Rules;
@@ -199,6 +199,17 @@ impl Check {
         format!("{method}\0{uri}\0{port:?}\0{host:?}\0{match_name:?}\0{protocol:?}\0{secure}\0{tls}")
     }
 
+    /// The headers of this check, and of those that its location sends the ones that it says nothing of.
+    fn with(&self, own: Vec<early::Header>, sent: Vec<early::Header>) -> Vec<early::Header> {
+        let said = |name: &str| own.iter().any(|(own, _)| own.eq_ignore_ascii_case(name));
+        let free = |(name, value): &early::Header| {
+            let host = name.eq_ignore_ascii_case("host") && (self.host.is_some() || value.is_empty());
+            !host && !said(name) && may_send(name, value)
+        };
+        let sent: Vec<_> = sent.into_iter().filter(|_| self.protocol != Protocol::Tcp).filter(free).collect();
+        own.into_iter().chain(sent).collect()
+    }
+
     /// The request of this check's probes.
     fn request(&self, host: &str, headers: Vec<(String, String)>, expect: Arc<Match>) -> Request {
         Request {
@@ -310,9 +321,9 @@ type Group = *mut sys::ngx_http_upstream_srv_conf_t;
 type Settled = (Group, (Request, Manner), Option<Rules>);
 
 fn settle(cf: *mut sys::ngx_conf_t, check: &Check, health: &super::Conf) -> Outcome<Settled> {
-    let (group, location) = match check.block.upstream {
-        true => (own_group(check.block), None),
-        false => passed_to(cf, check.block).map(|(group, location)| (group, Some(location)))?,
+    let (group, location, sent) = match check.block.upstream {
+        true => (own_group(check.block), None, Vec::new()),
+        false => passed_to(cf, check.block).map(|(group, location, sent)| (group, Some(location), sent))?,
     };
     let named = check
         .match_name
@@ -323,6 +334,7 @@ fn settle(cf: *mut sys::ngx_conf_t, check: &Check, health: &super::Conf) -> Outc
     let rules = named.map(|named| rules(cf, check.block, named)).transpose()?.flatten();
     let headers = health.headers.iter().filter(|header| header.block == check.block);
     let headers = headers.map(|header| (header.name.clone(), header.value.clone())).collect();
+    let headers = check.with(headers, sent);
     // SAFETY: both ways to a group give one of the configuration being finished.
     let name = unsafe { (*group).host.to_string() };
     let tls = check.tls.settle(cf, &name, location.as_ref())?;
@@ -363,25 +375,27 @@ fn own_group(block: Block) -> Group {
 }
 
 /// The group that the location's `proxy_pass` or the like names, and what else the location says.
-fn passed_to(cf: *mut sys::ngx_conf_t, block: Block) -> Outcome<(Group, Location)> {
+fn passed_to(cf: *mut sys::ngx_conf_t, block: Block) -> Outcome<(Group, Location, Vec<early::Header>)> {
     for name in PROXYING {
         // SAFETY: all modules of the cycle are known by now; the location's context has a slot for each; the
         // configuration of these modules begins with ngx_http_upstream_conf_t in every nginx version.
-        let (group, location, explicit, host) = unsafe {
+        let (group, location, sent, explicit, host) = unsafe {
             let Some(module) = module_by_name((*cf).cycle, name) else { continue };
             let conf = (*slot((*block.ctx).loc_conf, module)).cast::<sys::ngx_http_upstream_conf_t>();
             if conf.is_null() || (*conf).upstream.is_null() {
                 continue;
             }
             let group = (*conf).upstream;
-            let secure = early::of(block.ctx).is_some_and(|early| early.secure == Some(true));
+            let said = early::of(block.ctx);
+            let secure = said.is_some_and(|early| early.secure == Some(true));
+            let sent = said.into_iter().flat_map(|early| early.headers_of(name)).cloned().collect();
             let location = Location::new(module, conf.cast(), secure);
-            (group, location, !(*group).srv_conf.is_null(), (*group).host.to_string())
+            (group, location, sent, !(*group).srv_conf.is_null(), (*group).host.to_string())
         };
         if !explicit {
             return Err(format!("needs an \"upstream\" block, and \"{host}\" is none"));
         }
-        return Ok((group, location));
+        return Ok((group, location, sent));
     }
     let advice = "with variables, put \"health_check\" into the \"upstream\" block";
     Err(format!("found no \"proxy_pass\" or the like to a named upstream in its location; {advice}"))

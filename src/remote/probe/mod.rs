@@ -29,7 +29,7 @@ pub use connect::Target;
 pub use grpc::GrpcCheck;
 pub use kept::Kept;
 pub use manner::{Manner, Protocol};
-pub use request::Request;
+pub use request::{Request, may_send};
 pub use tls::TlsSettings;
 
 use fault::Fault;

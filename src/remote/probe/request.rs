@@ -32,6 +32,14 @@ const OURS: [&str; 8] =
 /// More of these for gRPC.
 const OURS_IN_GRPC: [&str; 3] = ["content-type", "grpc-encoding", "grpc-timeout"];
 
+/// Whether a header that is meant for requests of clients can go with probes too: it is valid, and neither frames the message
+/// nor says what comes back how.
+pub fn may_send(name: &str, value: &str) -> bool {
+    let valid = HeaderName::from_bytes(name.as_bytes())
+        .is_ok_and(|name| !OURS.iter().chain(&OURS_IN_GRPC).any(|ours| *ours == name.as_str()));
+    valid && HeaderValue::from_str(value).is_ok() && !name.eq_ignore_ascii_case("accept-encoding")
+}
+
 /// The method that every gRPC server with health checking has.
 const CHECK: &str = "/grpc.health.v1.Health/Check";
 /// The longest time that `grpc-timeout` can say in milliseconds: eight digits.
