@@ -12,7 +12,7 @@ my ($port, $port2) = (free_port(), free_port());
 my $gateway = gateway(http => <<"CONF");
 client_max_body_size 5m;
 client_body_buffer_size 8k;
-client_body_timeout 300ms;
+client_body_timeout 1s;
 lingering_timeout 200ms;
 server {
     listen 127.0.0.1:$port;
