@@ -121,7 +121,8 @@ unlike $gateway->log, qr/\[(?:emerg|crit|alert)\]|panic|exited on signal/, 'noth
 # However many ask at the instant it becomes half-open, over four workers: as many as may reach it, nobody sees it.
 {
     my $words = 'failures=2 window=10s open=700ms';
-    $gateway = gateway(workers => 4, main => $info, http => "log_format state '\$status';\n"
+    my $stats = free_port();
+    $gateway = gateway(workers => 4, main => $info, http => "log_format state '\$status';\nserver { listen 127.0.0.1:$stats; location / { metrics; } }\n"
         . group('burst', $words) . group('burstkeep', $words, after => 'keepalive 16;', zone => '')
         . group('two', "$words half_open=2") . group('single', $words, servers => [1])
         . group('pair', $words, servers => [ 1, 2 ]) . group('most', $words, servers => [ 1, 2, 3, 4 ], before => 'least_conn;')
@@ -158,7 +159,7 @@ unlike $gateway->log, qr/\[(?:emerg|crit|alert)\]|panic|exited on signal/, 'noth
     my ($one, $two) = (hits(1), hits(2));
     from('pair', 8);
     is_deeply [ sort { $a <=> $b } hits(1) - $one, hits(2) - $two ], [ 0, 8 ], 'pair: one is out, the last one is not';
-    like $gateway->log, qr/\[warn\] .*of server \S+ of upstream "pair" stays closed: 2 failures in \d+\.\d+ s, last http_502, but as many servers as may be are out/, 'pair: log';
+    like $gateway->log, qr/\[warn\] .*of server \S+ of upstream "pair" stays closed: 2 failures in \d+\.\d+ s, last http_502, but no other server would be left/, 'pair: log';
     from('pair', 40);
     my $told = () = $gateway->log =~ /of upstream "pair" stays closed/g;
     cmp_ok $told, '<=', 4, 'pair: told once per window and worker, not at each failure';
@@ -169,6 +170,14 @@ unlike $gateway->log, qr/\[(?:emerg|crit|alert)\]|panic|exited on signal/, 'noth
         from($name, 6);
         my @after = map { hits($_) } 1 .. 4;
         is scalar(grep { $after[$_] == $before[$_] } 0 .. 3), $out{$name}, "$name: $out{$name} of four are out";
+    }
+    like $gateway->log, qr/of upstream "low" stays closed: [^\n]* but as many servers as may be are out/, 'low: log';
+    my $metrics = body_of(get($stats, '/'));
+    for (['pair', 'last_peer'], ['full', 'last_peer'], ['low', 'max_open'], ['most', 'max_open']) {
+        my ($name, $cause) = @$_;
+        my %of = map { $_ => 0 } qw(last_peer max_open dry_run);
+        $of{$1} += $2 while $metrics =~ /^nginx_circuit_breaker_suppressed_total\{scope="peer",upstream="$name",peer="[^"]+",cause="(\w+)"\} (\d+)$/mg;
+        is_deeply [ grep { $of{$_} } sort keys %of ], [$cause], "$name: $cause";
     }
     unmark(fail => $_) for 1 .. 4;
     is_deeply from('single', 1), { 1 => 1 }, 'single: well';

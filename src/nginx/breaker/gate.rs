@@ -114,7 +114,7 @@ impl Gate {
 
     pub(super) fn report(&self, outcome: Outcome, slow: bool) -> Report {
         let random = if self.settings.jitter > 0 { random() } else { 0 };
-        Report { outcome, slow, random, may_open: true }
+        Report { outcome, slow, random, kept: None }
     }
 
     /// What clients are told to wait. A test request under way holds its permit for a `lease` at most, but its
@@ -131,10 +131,10 @@ impl Gate {
 
     pub(super) fn say(&self, request: Option<&Request>, transition: Option<Transition>) {
         let Some(transition) = transition else { return };
-        if transition.suppressed && self.has_just_said() {
+        if transition.kept.is_some() && self.has_just_said() {
             return;
         }
-        let worse = transition.to == State::Open || transition.suppressed;
+        let worse = transition.to == State::Open || transition.kept.is_some();
         let level = if worse { Level::Warn } else { Level::Notice };
         let dry_run = self.breaker.is_dry(&self.settings, mono());
         let told = Told { transition, dry_run };

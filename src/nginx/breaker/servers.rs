@@ -23,7 +23,7 @@ use super::super::upstream::Group;
 use super::super::{membership, worker};
 use super::{About, Gate};
 use crate::policy::Millis;
-use crate::policy::breaker::{Forced, Outcome, Settings, State, Transition, may_eject};
+use crate::policy::breaker::{Forced, Kept, Outcome, Settings, State, Transition, may_eject};
 use crate::shared::breaker::{Bar, Token};
 use crate::shared::upstream::{Claims, Full};
 
@@ -206,14 +206,13 @@ impl Servers {
         let judges = outcome != Outcome::Success || gate.settings.rated();
         // One that drains, or is unhealthy to the checks, is not among those who could stay.
         let others = self.usable.get().saturating_sub(member.free.get().into());
-        let may_open = !judges || (others > 0 && self.may_eject(gate));
+        let kept = || if others > 0 { self.may_eject(gate).err() } else { Some(Kept::LastPeer) };
         let mut report = gate.report(outcome, slow);
-        report.may_open = may_open;
+        report.kept = judges.then(kept).flatten();
         let made = gate.breaker.record(&gate.settings, mono(), token, report);
         let tripped = made.filter(|made| made.from == State::Closed && made.to == State::Open);
         // Another worker may have taken another server out at the same instant.
-        let back =
-            tripped.filter(|_| !self.may_eject(gate)).and_then(|made| gate.breaker.retract(mono(), &made));
+        let back = tripped.and_then(|made| gate.breaker.retract(mono(), &made, self.may_eject(gate).err()?));
         gate.say(Some(request), back.or(made));
         made
     }
@@ -224,8 +223,8 @@ impl Servers {
         members.iter().position(|its| its.as_ref().is_some_and(|its| its.gate.is(&member.gate)))
     }
 
-    /// Whether this one may be out beside those that are.
-    fn may_eject(&self, gate: &Gate) -> bool {
+    /// Whether this one may be out beside those that are, and why not.
+    fn may_eject(&self, gate: &Gate) -> Result<(), Kept> {
         let members = self.members();
         let there = || members.iter().flatten().filter(|member| member.is_there());
         let others = there().filter(|member| !member.gate.is(gate));

@@ -1,7 +1,7 @@
 //! What a breaker is told, and what it reports.
 
 use super::super::Millis;
-use super::State;
+use super::{Kept, State};
 use std::fmt;
 
 /// Why an attempt at the upstream failed; the names of `circuit_breaker_failure`.
@@ -148,8 +148,8 @@ pub struct Transition {
     pub open_for: Millis,
     /// Failed recoveries in a row so far.
     pub attempts: u8,
-    /// The rule fired but the caller did not allow OPEN (`max_ejected`): CLOSED with an empty window.
-    pub suppressed: bool,
+    /// The rule fired but the caller did not allow OPEN: CLOSED with an empty window.
+    pub kept: Option<Kept>,
 }
 
 impl Transition {
@@ -203,21 +203,24 @@ pub struct Told {
 
 impl fmt::Display for Told {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Transition { to, cause, last, open_for, suppressed, .. } = self.transition;
+        let Transition { to, cause, last, open_for, kept, .. } = self.transition;
         let is = if self.dry_run { "would be" } else { "is" };
         match to {
-            _ if suppressed => f.write_str("stays closed")?,
+            _ if kept.is_some() => f.write_str("stays closed")?,
             State::Open => write!(f, "{is} open for {}", Seconds(open_for))?,
             State::HalfOpen => write!(f, "{is} half-open")?,
             State::Closed => write!(f, "{is} closed")?,
         }
         write!(f, ": {cause}")?;
-        if let Some(last) = last.filter(|_| (suppressed || to == State::Open) && cause != Cause::TestSlow) {
+        if let Some(last) = last.filter(|_| (kept.is_some() || to == State::Open) && cause != Cause::TestSlow)
+        {
             write!(f, ", last {last}")?;
         }
-        if suppressed {
-            f.write_str(", but as many servers as may be are out")?;
-        }
+        f.write_str(match kept {
+            Some(Kept::MaxOpen) => ", but as many servers as may be are out",
+            Some(Kept::LastPeer) => ", but no other server would be left",
+            None => "",
+        })?;
         if self.dry_run { f.write_str(", dry run") } else { Ok(()) }
     }
 }
@@ -284,7 +287,7 @@ mod tests {
             last: Some(Failure::Http(502)),
             open_for: 30_000,
             attempts: 0,
-            suppressed: false,
+            kept: None,
         };
         let told = |dry_run, transition| Told { transition, dry_run }.to_string();
         let open = "open for 30.0 s: 5 failures in 28.0 s, last http_502";
@@ -293,10 +296,14 @@ mod tests {
         let cause = Cause::TestsPassed { count: 1 };
         let closed = Transition { from: State::HalfOpen, to: State::Closed, cause, ..trip };
         assert_eq!(told(false, closed), "is closed: test request passed");
-        let kept = Transition { to: State::Closed, suppressed: true, ..trip };
-        let stays =
-            "stays closed: 5 failures in 28.0 s, last http_502, but as many servers as may be are out";
-        assert_eq!(told(false, kept), stays);
+        let stays = "stays closed: 5 failures in 28.0 s, last http_502, but";
+        for (kept, why) in [
+            (Kept::MaxOpen, "as many servers as may be are out"),
+            (Kept::LastPeer, "no other server would be left"),
+        ] {
+            let kept = Transition { to: State::Closed, kept: Some(kept), ..trip };
+            assert_eq!(told(false, kept), format!("{stays} {why}"));
+        }
         assert_eq!(Seconds(7).to_string(), "0.007 s");
     }
 }

@@ -11,7 +11,7 @@ mod settings;
 pub mod words;
 
 pub use event::{Cause, Failure, Outcome, Seconds, Told, Transition};
-pub use rules::{Evidence, Tally, bucket_millis, may_eject, open_millis, trip};
+pub use rules::{Evidence, Kept, Tally, bucket_millis, may_eject, open_millis, trip};
 pub use settings::{Settings, SettingsError, Via};
 pub use words::{Forced, State};
 

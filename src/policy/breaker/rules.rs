@@ -80,12 +80,29 @@ pub fn open_millis(settings: &Settings, attempts: u8, random: u32) -> Millis {
     length + ((u128::from(most + 1) * u128::from(random)) >> 32) as u64
 }
 
+/// Why a breaker stays closed although a rule of it has fired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// As many servers as `max_ejected` allows are out.
+    MaxOpen,
+    /// Its server is the last one.
+    LastPeer,
+}
+
 /// Whether one more of `servers` may be taken out when `out` of them are: `max_ejected` percent of them, but at
 /// least one, and never the last.
-#[must_use]
-pub fn may_eject(settings: &Settings, out: usize, servers: usize) -> bool {
+///
+/// # Errors
+/// Why it may not.
+pub fn may_eject(settings: &Settings, out: usize, servers: usize) -> Result<(), Kept> {
     let share = servers.saturating_mul(settings.max_ejected as usize) / 100;
-    out < share.max(1).min(servers.saturating_sub(1))
+    if out + 1 >= servers {
+        Err(Kept::LastPeer)
+    } else if out >= share.max(1) {
+        Err(Kept::MaxOpen)
+    } else {
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -137,11 +154,14 @@ mod tests {
     fn some_server_always_stays() {
         let most = |max_ejected, servers| {
             let settings = Settings { max_ejected, ..Settings::default() };
-            (0..=servers).take_while(|out| may_eject(&settings, *out, servers)).count()
+            (0..=servers).take_while(|out| may_eject(&settings, *out, servers).is_ok()).count()
         };
         assert_eq!([0, 1, 2, 3, 4, 10].map(|servers| most(50, servers)), [0, 0, 1, 1, 2, 5]);
         assert_eq!([2, 3, 10].map(|servers| most(0, servers)), [1, 1, 1]);
         assert_eq!([1, 2, 10].map(|servers| most(100, servers)), [0, 1, 9]);
+        let settings = Settings::default();
+        assert_eq!(may_eject(&settings, 2, 4), Err(Kept::MaxOpen));
+        assert_eq!([may_eject(&settings, 0, 1), may_eject(&settings, 1, 2)], [Err(Kept::LastPeer); 2]);
     }
 
     proptest! {

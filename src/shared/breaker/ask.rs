@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 
 use crate::policy::Millis;
-use crate::policy::breaker::Outcome;
+use crate::policy::breaker::{Kept, Outcome};
 
 /// The right to send one request, to be given back with `record` or `abort` exactly once; 16 bytes, also in an
 /// `Option`. One that is no test holds nothing: nobody misses it.
@@ -96,7 +96,6 @@ pub struct Report {
     pub slow: bool,
     /// Uniform; spreads the stay in OPEN when `jitter` is set.
     pub random: u32,
-    /// Whether CLOSED may become OPEN. `false` (too many peers are out already): the trip is reported as
-    /// suppressed and the window starts anew.
-    pub may_open: bool,
+    /// Why CLOSED may not become OPEN, if so: a trip is then reported as kept, and the window starts anew.
+    pub kept: Option<Kept>,
 }

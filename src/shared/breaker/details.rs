@@ -6,7 +6,7 @@ use crate::shared::cell::atomic::{AtomicU32, AtomicU64};
 use super::Breaker;
 use crate::policy::Millis;
 use crate::policy::breaker::words::{Permit, PermitState, ahead};
-use crate::policy::breaker::{Cause, State};
+use crate::policy::breaker::{Cause, Kept, State};
 use crate::shared::cell::shared_struct;
 
 /// Changes of state that are counted each for itself: from, to, and why. That OPEN is over is all that leads to
@@ -34,6 +34,10 @@ shared_struct! {
         full: AtomicU32,
         /// Slow answers that failed as well.
         slow_failures: AtomicU32,
+        /// Admitted, and ended without a result.
+        neutral: AtomicU32,
+        /// Trips that were not allowed since no other server would be left; `Breaker::suppressed` has these too.
+        last_peer: AtomicU32,
         changes: [AtomicU32; CHANGES.len()],
     }
 }
@@ -58,6 +62,10 @@ impl Refused {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Detailed {
     pub slow_failures: u64,
+    /// Admitted, and ended without a result.
+    pub neutral: u64,
+    /// Trips that were not allowed, for want of another server.
+    pub last_peer: u64,
     pub rejected_forced: u64,
     pub rejected_full: u64,
     /// Counted as rejected, and let pass in a dry run.
@@ -90,6 +98,10 @@ impl Details {
         self.slow_failures.fetch_add(1, Relaxed);
     }
 
+    pub fn neutral(&self) {
+        self.neutral.fetch_add(1, Relaxed);
+    }
+
     pub fn changed(&self, from: State, cause: Cause) {
         let at = match cause {
             Cause::Failures { .. } => 0,
@@ -118,11 +130,19 @@ impl Details {
     }
 
     fn narrow(&self) -> impl Iterator<Item = &AtomicU32> {
-        self.changes.iter().chain([&self.full, &self.slow_failures])
+        self.changes.iter().chain([&self.full, &self.slow_failures, &self.neutral, &self.last_peer])
     }
 }
 
 impl Breaker {
+    /// Counts a trip that was not allowed.
+    pub(super) fn suppressed(&self, why: Kept) {
+        self.suppressed.fetch_add(1, Relaxed);
+        if why == Kept::LastPeer {
+            self.details.last_peer.fetch_add(1, Relaxed);
+        }
+    }
+
     /// What [`Breaker::view`] leaves out, for the metrics.
     pub fn details(&self, now: Millis) -> Detailed {
         let generation = self.load().generation;
@@ -134,6 +154,8 @@ impl Breaker {
         };
         Detailed {
             slow_failures: self.details.slow_failures.load(Relaxed).into(),
+            neutral: self.details.neutral.load(Relaxed).into(),
+            last_peer: self.details.last_peer.load(Relaxed).into(),
             pretended: self.details.pretended.load(Relaxed),
             rejected_forced: self.details.forced.load(Relaxed),
             rejected_full: self.details.full.load(Relaxed).into(),
@@ -157,7 +179,7 @@ mod tests {
     const ME: Caller = Caller { worker: 1, may_test: true };
 
     fn report(outcome: Outcome, slow: bool) -> Report {
-        Report { outcome, slow, random: 0, may_open: true }
+        Report { outcome, slow, random: 0, kept: None }
     }
 
     fn token(breaker: &Breaker, now: Millis) -> crate::shared::breaker::Token {
@@ -196,15 +218,21 @@ mod tests {
         breaker.force(None, 0);
         trip(&breaker, 5_000);
         let dry = Settings { dry_run: true, ..settings() };
-        assert!(matches!(breaker.admit(&dry, 5_100, ME).0, Admission::Allow(_)));
+        let Admission::Allow(free) = breaker.admit(&dry, 5_100, ME).0 else { panic!("refused") };
+        breaker.abort(free);
 
-        let details = breaker.details(5_100);
+        // A client that leaves, twice; in a dry run nobody was admitted who might.
+        breaker.reset(5_200);
+        (0..2).for_each(|_| breaker.abort(token(&breaker, 5_300)));
+        let details = breaker.details(5_300);
         let expected = Detailed {
             slow_failures: 3,
+            neutral: 2,
+            last_peer: 0,
             rejected_forced: 1,
             rejected_full: 1,
             pretended: 1,
-            changes: [3, 0, 0, 0, 1, 1, 1, 0],
+            changes: [3, 0, 0, 0, 1, 1, 2, 0],
             expired: 1,
             permits: 0,
         };

@@ -1,11 +1,11 @@
 //! A breaker that takes a server out instead of refusing requests, and one that active checks test.
 
-use crate::shared::cell::atomic::Ordering::{Relaxed, SeqCst};
+use crate::shared::cell::atomic::Ordering::SeqCst;
 
 use super::{Admission, Breaker, Caller, Report};
 use crate::policy::Millis;
 use crate::policy::breaker::words::{self, Permit, StateWord};
-use crate::policy::breaker::{Forced, Settings, State, Transition, Via};
+use crate::policy::breaker::{Forced, Kept, Settings, State, Transition, Via};
 
 /// Whether a balancer may pick the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,15 +65,15 @@ impl Breaker {
     /// Takes a trip back that took out more servers than may be: of two workers that each trip another server's
     /// breaker at one instant, neither sees the other's before its own. `trip` is what [`Self::record`] returned.
     /// `None`: the state has moved on meanwhile.
-    pub fn retract(&self, now: Millis, trip: &Transition) -> Option<Transition> {
+    pub fn retract(&self, now: Millis, trip: &Transition, why: Kept) -> Option<Transition> {
         let state = self.load();
         if trip.to != State::Open || trip.from != State::Closed || state.state != State::Open {
             return None;
         }
         self.floor.fetch_max(now + 1, SeqCst);
         self.change(state, now, |at| at.next(State::Closed))?;
-        self.suppressed.fetch_add(1, Relaxed);
-        Some(Transition { to: State::Closed, suppressed: true, open_for: 0, ..*trip })
+        self.suppressed(why);
+        Some(Transition { to: State::Closed, kept: Some(why), open_for: 0, ..*trip })
     }
 
     /// Lets a finished probe decide in the place of a test request; returns the transitions it made. It decides

@@ -93,9 +93,9 @@ impl Breaker {
             fail: self.fail.load(Relaxed),
             slow: self.slow.load(Relaxed),
             rejected: self.rejected.load(Relaxed),
-            opened: self.opened.load(Relaxed),
-            half_opened: self.half_opened.load(Relaxed),
-            closed: self.closed.load(Relaxed),
+            opened: self.opened.load(Relaxed).into(),
+            half_opened: self.half_opened.load(Relaxed).into(),
+            closed: self.closed.load(Relaxed).into(),
             late: self.late.load(Relaxed),
             suppressed: self.suppressed.load(Relaxed).into(),
         }
@@ -274,7 +274,8 @@ impl Breaker {
         });
         let wide = self.buckets.iter().chain(&self.permits).chain(self.counters());
         wide.for_each(|word| word.store(0, SeqCst));
-        let narrow = self.log.iter().chain([&self.run, &self.last, &self.head, &self.expired]);
+        let narrow = self.log.iter().chain([&self.run, &self.last, &self.why, &self.head, &self.expired]);
+        let narrow = narrow.chain(self.changes());
         narrow.for_each(|word| word.store(0, SeqCst));
         self.details.clear();
         let times = [&self.changed, &self.floor, &self.over, &self.failed_at, &self.calm];
@@ -293,10 +294,10 @@ impl Breaker {
         self.buckets.iter().zip(&old.buckets).for_each(|(to, from)| copy(to, from));
         self.log.iter().zip(&old.log).for_each(|(to, from)| copy32(to, from));
         self.counters().into_iter().zip(old.counters()).for_each(|(to, from)| copy(to, from));
+        self.changes().into_iter().zip(old.changes()).for_each(|(to, from)| copy32(to, from));
         copy32(&self.run, &old.run);
         copy32(&self.last, &old.last);
         copy32(&self.head, &old.head);
-        copy32(&self.suppressed, &old.suppressed);
         copy32(&self.why, &old.why);
         copy32(&self.expired, &old.expired);
         self.details.copy_from(&old.details);
@@ -308,16 +309,11 @@ impl Breaker {
         copy(&self.state, &old.state);
     }
 
-    const fn counters(&self) -> [&AtomicU64; 8] {
-        [
-            &self.ok,
-            &self.fail,
-            &self.slow,
-            &self.rejected,
-            &self.opened,
-            &self.half_opened,
-            &self.closed,
-            &self.late,
-        ]
+    const fn counters(&self) -> [&AtomicU64; 5] {
+        [&self.ok, &self.fail, &self.slow, &self.rejected, &self.late]
+    }
+
+    const fn changes(&self) -> [&AtomicU32; 4] {
+        [&self.opened, &self.half_opened, &self.closed, &self.suppressed]
     }
 }

@@ -52,7 +52,7 @@ shared_struct! {
         failed_at: AtomicU64,
         /// Until when the decay of attempts has been reckoned.
         calm: AtomicU64,
-        /// Trips that the caller did not allow; to 2³², and then from 0 again.
+        /// Trips that the caller did not allow, for want of another server or not; to 2³², and then from 0 again.
         suppressed: AtomicU32,
         /// `Cause::to_bits` of why it opened last, for display.
         why: AtomicU32,
@@ -74,10 +74,11 @@ shared_struct! {
         fail: AtomicU64,
         slow: AtomicU64,
         rejected: AtomicU64,
-        opened: AtomicU64,
-        half_opened: AtomicU64,
-        closed: AtomicU64,
         late: AtomicU64,
+        /// To 2³², and then from 0 again, as the next two.
+        opened: AtomicU32,
+        half_opened: AtomicU32,
+        closed: AtomicU32,
     }
 }
 
@@ -158,7 +159,7 @@ impl Breaker {
                     Some(Admission::Allow(token))
                 }
                 Grant::Test(token) => {
-                    self.abort(token);
+                    self.free(token);
                     None
                 }
                 Grant::Settle => {
@@ -223,8 +224,16 @@ impl Breaker {
         }
     }
 
-    /// Gives a permit back without a result: the client went away before the upstream answered.
+    /// An admitted request ends without a result: the client went away before the upstream answered, say. It decides
+    /// nothing, and its permit is free again.
     pub fn abort(&self, token: Token) {
+        if !token.suppressed {
+            self.details.neutral();
+        }
+        self.free(token);
+    }
+
+    fn free(&self, token: Token) {
         if let Some((slot, word)) = token.permit() {
             self.replace(slot, word, 0);
         }
@@ -325,11 +334,12 @@ impl Breaker {
         if self.is_held(now) {
             return None;
         }
-        if !report.may_open {
+        if let Some(why) = report.kept {
             // Past this very failure, or it would count again at once.
             self.floor.fetch_max(now + 1, SeqCst);
             let from = self.change(state, now, |at| at.next(State::Closed))?;
-            return Some(Transition { suppressed: true, ..self.transition(from, State::Closed, cause) });
+            self.suppressed(why);
+            return Some(Transition { kept: Some(why), ..self.transition(from, State::Closed, cause) });
         }
         let deadline = |at: StateWord| open_millis(s, at.attempts, report.random);
         let from = self.change(state, now, |at| {
@@ -366,10 +376,8 @@ impl Breaker {
         let counter = match to {
             State::Open => &self.opened,
             State::HalfOpen => &self.half_opened,
-            State::Closed if from == State::Closed => {
-                self.suppressed.fetch_add(1, Relaxed);
-                return;
-            }
+            // A trip that was not allowed has its own.
+            State::Closed if from == State::Closed => return,
             State::Closed => &self.closed,
         };
         counter.fetch_add(1, Relaxed);
@@ -389,7 +397,7 @@ impl Breaker {
             last: Failure::from_bits(self.last.load(Relaxed)),
             open_for: 0,
             attempts: from.attempts,
-            suppressed: false,
+            kept: None,
         }
     }
 }

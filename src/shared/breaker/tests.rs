@@ -9,7 +9,7 @@ mod processes;
 mod threads;
 
 use super::*;
-use crate::policy::breaker::{Outcome, Told, Via};
+use crate::policy::breaker::{Kept, Outcome, Told, Via};
 
 /// Any request of a worker.
 const fn of(worker: u16) -> Caller {
@@ -29,7 +29,7 @@ fn token(breaker: &Breaker, s: &Settings, now: Millis) -> Token {
 
 const fn report(good: bool) -> Report {
     let outcome = if good { Outcome::Success } else { Outcome::Failure(Failure::Http(502)) };
-    Report { outcome, slow: false, random: 0, may_open: true }
+    Report { outcome, slow: false, random: 0, kept: None }
 }
 
 /// One request that ends when it began.
@@ -271,9 +271,9 @@ fn a_server_is_barred_until_it_may_be_tested() {
 fn a_trip_too_many_is_taken_back() {
     let (s, breaker) = (Settings::default(), Breaker::default());
     let trip = (0..5).find_map(|now| request(&breaker, &s, now, false)).unwrap();
-    let back = breaker.retract(5, &trip).unwrap();
-    assert_eq!((back.suppressed, back.cause, state(&breaker, 5)), (true, trip.cause, "closed"));
-    assert_eq!((breaker.view(&s, 5).failures, breaker.retract(6, &trip)), (0, None));
+    let back = breaker.retract(5, &trip, Kept::MaxOpen).unwrap();
+    assert_eq!((back.kept, back.cause, state(&breaker, 5)), (Some(Kept::MaxOpen), trip.cause, "closed"));
+    assert_eq!((breaker.view(&s, 5).failures, breaker.retract(6, &trip, Kept::MaxOpen)), (0, None));
 }
 
 #[test]
@@ -329,14 +329,20 @@ fn a_dry_run_tells_but_never_refuses() {
 fn a_trip_that_is_not_allowed_starts_the_window_anew() {
     let s = Settings::default();
     let breaker = Breaker::default();
-    let kept = Report { may_open: false, ..report(false) };
+    let kept = Report { kept: Some(Kept::MaxOpen), ..report(false) };
     let fail = |now| breaker.record(&s, now, token(&breaker, &s, now), kept);
     for round in 0..3 {
         assert!((0..4).all(|_| fail(round * 10).is_none()));
         let trip = fail(round * 10).unwrap();
-        assert!(trip.suppressed && trip.to == State::Closed);
+        assert!(trip.kept.is_some() && trip.to == State::Closed);
     }
     assert_eq!((breaker.view(&s, 30).suppressed, breaker.view(&s, 30).opened), (3, 0));
+    let last = Report { kept: Some(Kept::LastPeer), ..kept };
+    assert!((40..45).filter_map(|now| breaker.record(&s, now, token(&breaker, &s, now), last)).count() == 1);
+    assert_eq!((breaker.view(&s, 50).suppressed, breaker.details(50).last_peer), (4, 1));
+    breaker.clear();
+    assert_eq!((breaker.view(&s, 50).suppressed, breaker.details(50).last_peer), (0, 0));
+    assert_eq!(breaker.view(&s, 50).why, None);
 }
 
 #[test]

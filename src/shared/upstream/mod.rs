@@ -22,7 +22,7 @@ use super::seal::{Format, LayoutError, Seal};
 pub use claims::{Claims, Found};
 use slots::{BREAKER, BreakerSlot, CHECK, FrontSlot, IDENT, Slot};
 
-pub const LAYOUT: u64 = 6;
+pub const LAYOUT: u64 = 7;
 const FORMAT: Format = Format::new(*b"sluiceUP", LAYOUT, "upstream state");
 /// Worker indices that `enter` tells apart.
 const WORKERS: usize = 128;

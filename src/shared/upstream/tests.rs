@@ -51,7 +51,7 @@ fn admit(breaker: &Breaker, now: u64) -> Token {
 fn open(breaker: &Breaker) {
     for now in 0..5 {
         let outcome = Outcome::Failure(Failure::Timeout);
-        let report = Report { outcome, slow: false, random: 0, may_open: true };
+        let report = Report { outcome, slow: false, random: 0, kept: None };
         breaker.record(&Settings::default(), now, admit(breaker, now), report);
     }
     assert_eq!(breaker.view(&Settings::default(), 5).state, State::Open);
@@ -145,7 +145,7 @@ fn records_are_freed_after_two_cycles() {
     store.begin_cycle();
     assert_eq!(breaker_of(&store, key(2)), Ok((index, true)));
     assert_eq!(breaker.view(&Settings::default(), 9).state, State::Closed);
-    let report = Report { outcome: Outcome::Success, slow: false, random: 0, may_open: true };
+    let report = Report { outcome: Outcome::Success, slow: false, random: 0, kept: None };
     breaker.record(&Settings::default(), 9, late, report);
     assert_eq!(breaker.view(&Settings::default(), 9).late, 1);
 }

@@ -19,15 +19,17 @@ const TRANSITIONS: Family =
     counter("nginx_circuit_breaker_transitions_total", "Changes of a circuit breaker's state, and why.");
 const SUPPRESSED: Family = counter(
     "nginx_circuit_breaker_suppressed_total",
-    "What a circuit breaker would have done, had it been allowed to: refusals in a dry run, and trips beyond max_ejected.",
+    "What a circuit breaker would have done, had it been allowed to: refusals in a dry run, and trips beyond max_ejected or of the last server.",
 );
 const PERMITS: Family = gauge("nginx_circuit_breaker_half_open_permits_in_use", "Test requests under way.");
 const EXPIRED: Family = counter(
     "nginx_circuit_breaker_half_open_permits_lease_expired_total",
     "Test requests whose result never came.",
 );
-const CALLS: Family =
-    counter("nginx_circuit_breaker_calls_total", "Results that a circuit breaker was told of.");
+const CALLS: Family = counter(
+    "nginx_circuit_breaker_calls_total",
+    "Results that a circuit breaker was told of, and requests that ended without one.",
+);
 const WINDOW_CALLS: Family =
     gauge("nginx_circuit_breaker_window_calls", "Results in the window, of breakers with a rule for rates.");
 const WINDOW_FAILURES: Family = gauge(
@@ -118,11 +120,16 @@ fn rejected(its: &Breaker) -> [(&'static str, u64); 3] {
     ]
 }
 
-fn suppressed(its: &Breaker) -> [(&'static str, u64); 2] {
-    [("dry_run", its.details.pretended), ("max_ejected", its.view.suppressed)]
+fn suppressed(its: &Breaker) -> [(&'static str, u64); 3] {
+    let last = its.details.last_peer;
+    [
+        ("dry_run", its.details.pretended),
+        ("max_open", its.view.suppressed.saturating_sub(last)),
+        ("last_peer", last),
+    ]
 }
 
-fn calls(its: &Breaker) -> [(&'static str, u64); 5] {
+fn calls(its: &Breaker) -> [(&'static str, u64); 6] {
     let (view, slow_failures) = (&its.view, its.details.slow_failures);
     let slow = view.slow.saturating_sub(slow_failures);
     [
@@ -130,6 +137,7 @@ fn calls(its: &Breaker) -> [(&'static str, u64); 5] {
         ("failure", view.fail.saturating_sub(slow_failures)),
         ("slow_success", slow),
         ("slow_failure", slow_failures),
+        ("neutral", its.details.neutral),
         ("late", view.late),
     ]
 }

@@ -163,7 +163,7 @@ fn two_trips_of_two_breakers_are_seen_by_one_of_them() {
             let trip = mine.record(&s, 1, token(mine, &s, 0), report(false)).unwrap();
             // As the glue does: one of the two may be out, not both.
             if its.is_out(&s, 1) {
-                mine.retract(1, &trip);
+                mine.retract(1, &trip, Kept::LastPeer);
             }
         };
         let theirs = Arc::clone(&pair);
