@@ -197,7 +197,7 @@ for my $path ('/crowd', '/v/crowd') {
     sleep 0.1;
     trip('/late');
     sleep 0.65;
-    my $test = client("GET /late/sleep/1200 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    my $test = client("GET /late/sleep/2000 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
     says($_) for @early;
     is_deeply codes('/late/x', 2), [ 503, 503 ], 'late: neither closed nor opened by them';
     like says($test), qr/^HTTP\S+ 200/, 'late: the test request ends';

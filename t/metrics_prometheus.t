@@ -157,6 +157,7 @@ sub alerts { my $group = shift; return map { $_->{name} => $_ } map { @{ $_->{ru
     {
         my ($group, @names) = @$row;
         for my $name (@names) {
+            get($port, '/limited') for $name eq 'HighRateLimitRate' ? (1 .. 8) : ();
             ok wait_until(10, sub { my %alerts = alerts($group); ($alerts{$name}{state} // '') eq 'firing' }), "$group: $name fires";
         }
     }

@@ -12,7 +12,7 @@ use Test::More;
 use Time::HiRes 'time';
 
 # A request may take so much longer than the deadline of 50 ms on a machine that does a lot besides.
-my $late = 0.5;
+my $late = 1;
 
 my $cluster = cluster(replicas => 1, args => [qw(--cluster-require-full-coverage no)]);
 my ($servers, $watch, @ports) = ($cluster->servers, watch(), free_port(), free_port());

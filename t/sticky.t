@@ -152,9 +152,9 @@ for my $how ('', 'header') {
     is $wrong->(), 0, "learn $how: 30 sessions found again by two workers";
     ok $gateway->reload, 'reload';
     is $wrong->(), 0, 'and after it';
-    ok $gateway->reload(main => $log, workers => 2, http => $http->('256k', '300ms')), 'reload with a larger zone';
+    ok $gateway->reload(main => $log, workers => 2, http => $http->('256k', '1s')), 'reload with a larger zone';
     is $wrong->(), 0, 'all carried over';
-    sleep 0.4;
+    sleep 1.1;
     cmp_ok $wrong->(), '>', 0, 'forgotten after the timeout';
     unlike $gateway->log, qr/\[(?:emerg|alert|crit|error)\]/, 'nothing bad in the log';
     $gateway->quit;
