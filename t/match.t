@@ -225,3 +225,9 @@ qr/\[emerg\] .*"require" cannot stand inside a group in match "m" in \S+nginx\.c
     match m { status 200;
 --- error_log eval
 qr/\[emerg\] .*directive is not allowed here in \S+nginx\.conf:\d+/
+
+=== TEST 29: a JSON comparison of another type
+--- refused
+    match m { json $.a < "x"; }
+--- error_log eval
+qr/\[emerg\] .*json operator "<" needs a number, got "x" at column 7 in \S+nginx\.conf:\d+/

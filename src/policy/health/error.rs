@@ -47,8 +47,9 @@ pub enum MatchError {
     Path { path: String, what: String, column: usize },
     #[error("invalid json value \"{value}\": {what}{}", at(*.column))]
     Value { value: String, what: String, column: Option<usize> },
-    #[error("json operator \"{operator}\" needs {expected}, got \"{value}\"")]
-    Operand { operator: String, expected: &'static str, value: String },
+    /// `column`: of the value in the line, after `json`.
+    #[error("json operator \"{operator}\" needs {expected}, got \"{value}\" at column {column}")]
+    Operand { operator: String, expected: &'static str, value: String, column: usize },
 }
 
 fn at(column: Option<usize>) -> String {

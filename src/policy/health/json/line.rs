@@ -23,14 +23,14 @@ pub(super) fn compile(args: &[&str]) -> Result<JsonTest, MatchError> {
         rest => (None, rest),
     };
     let [operator, words @ ..] = words else { return Err(usage()) };
-    let shaped = shape(operator, words)?;
+    let shaped = shape(operator, words, args)?;
     if let Some(test) = shaped {
         return match over {
             None => Ok(JsonTest { path, over: Over::All, test, optional: false }),
             Some(_) => Err(unexpected(operator, "an operator and a value after all, any or none")),
         };
     }
-    let (test, rest) = valued(operator, words)?;
+    let (test, rest) = valued(operator, words, args)?;
     let optional = match rest.as_slice() {
         [] => false,
         ["optional"] => true,
@@ -40,7 +40,7 @@ pub(super) fn compile(args: &[&str]) -> Result<JsonTest, MatchError> {
 }
 
 /// The forms that ask for presence, type or length; `None` for the others.
-fn shape(operator: &str, words: &[&str]) -> Result<Option<Test>, MatchError> {
+fn shape(operator: &str, words: &[&str], line: &[&str]) -> Result<Option<Test>, MatchError> {
     let (test, used) = match (operator, words) {
         ("exists", _) => (Test::Exists, 0),
         ("absent", _) => (Test::Absent, 0),
@@ -51,7 +51,7 @@ fn shape(operator: &str, words: &[&str]) -> Result<Option<Test>, MatchError> {
         ("length", [comparison, count, ..]) => {
             let parsed = Comparison::parse(comparison);
             let parsed = parsed.ok_or_else(|| error::operator("json", comparison, COMPARISONS))?;
-            let count = number(count).ok_or_else(|| operand("length", "a whole number", count))?;
+            let count = number(count).ok_or_else(|| operand("length", "a whole number", count, line))?;
             (Test::Length(parsed, count), 2)
         }
         ("is" | "length", _) => return Err(usage()),
@@ -64,7 +64,7 @@ fn shape(operator: &str, words: &[&str]) -> Result<Option<Test>, MatchError> {
 }
 
 /// The forms with a value, and the words after it.
-fn valued<'a>(operator: &str, words: &[&'a str]) -> Result<(Test, Vec<&'a str>), MatchError> {
+fn valued<'a>(operator: &str, words: &[&'a str], line: &[&str]) -> Result<(Test, Vec<&'a str>), MatchError> {
     if !OPERATORS.split([',', ' ']).any(|known| known == operator) || operator == "or" {
         return Err(error::operator("json", operator, OPERATORS));
     }
@@ -80,12 +80,17 @@ fn valued<'a>(operator: &str, words: &[&'a str]) -> Result<(Test, Vec<&'a str>),
             Test::Like { regex, pattern: (*value).to_owned(), operator }
         }
         "contains" => Test::Contains(literal(value)?),
-        _ => return compared(operator, value, rest),
+        _ => return compared(operator, value, rest, line),
     };
     Ok((test, rest.to_vec()))
 }
 
-fn compared<'a>(operator: &str, text: &str, rest: &[&'a str]) -> Result<(Test, Vec<&'a str>), MatchError> {
+fn compared<'a>(
+    operator: &str,
+    text: &str,
+    rest: &[&'a str],
+    line: &[&str],
+) -> Result<(Test, Vec<&'a str>), MatchError> {
     let comparison =
         Comparison::parse(operator).ok_or_else(|| error::operator("json", operator, OPERATORS))?;
     let (value, rest) = match rest {
@@ -93,7 +98,7 @@ fn compared<'a>(operator: &str, text: &str, rest: &[&'a str]) -> Result<(Test, V
         rest => (literal(text)?, rest),
     };
     if comparison.is_ordering() && !value.is_number() {
-        return Err(operand(operator, "a number", text));
+        return Err(operand(operator, "a number", text, line));
     }
     Ok((Test::Compare(comparison, value), rest.to_vec()))
 }
@@ -175,6 +180,9 @@ fn surplus(word: &str, expected: &'static str) -> MatchError {
     }
 }
 
-fn operand(operator: &str, expected: &'static str, value: &str) -> MatchError {
-    MatchError::Operand { operator: operator.to_owned(), expected, value: value.to_owned() }
+/// `value` is one of the words of `line`.
+fn operand(operator: &str, expected: &'static str, value: &str, line: &[&str]) -> MatchError {
+    let before = line.iter().take_while(|word| !std::ptr::eq(**word, value));
+    let column = before.map(|word| word.chars().count() + 1).sum::<usize>() + 1;
+    MatchError::Operand { operator: operator.to_owned(), expected, value: value.to_owned(), column }
 }

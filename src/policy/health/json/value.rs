@@ -160,20 +160,26 @@ pub(super) fn shown(value: &Value) -> String {
 /// A value as the configuration writes it: a number, `true`, `false`, `null`, a string in JSON's own quotes,
 /// or a bareword, which is a string.
 pub(super) fn literal(text: &str) -> Result<Value, MatchError> {
-    let refuse =
-        |what: &str| MatchError::Value { value: text.to_owned(), what: what.to_owned(), column: None };
+    let refuse = |what: &str, column: usize| MatchError::Value {
+        value: text.to_owned(),
+        what: what.to_owned(),
+        column: Some(column.max(1)),
+    };
     if text.starts_with('"') {
         return serde_json::from_str::<String>(text)
             .map(Value::String)
-            .map_err(|_| refuse("expected one string in double quotes"));
+            .map_err(|error| {
+                let column = text.char_indices().take_while(|(at, _)| *at < error.column()).count();
+                refuse("expected one string in double quotes", column)
+            });
     }
     match text {
         "true" => Ok(Value::Bool(true)),
         "false" => Ok(Value::Bool(false)),
         "null" => Ok(Value::Null),
-        text if is_number(text) => {
-            serde_json::from_str::<Number>(text).map(Value::Number).map_err(|_| refuse("number out of range"))
-        }
+        text if is_number(text) => serde_json::from_str::<Number>(text)
+            .map(Value::Number)
+            .map_err(|_| refuse("number out of range", 1)),
         text => Ok(Value::String(text.to_owned())),
     }
 }
@@ -200,7 +206,7 @@ fn is_number(text: &str) -> bool {
 /// because nginx would take a bare 250 for seconds.
 pub(super) fn measure(text: &str, unit: &str) -> Result<Value, MatchError> {
     let refuse =
-        |what: &str| MatchError::Value { value: text.to_owned(), what: what.to_owned(), column: None };
+        |what: &str| MatchError::Value { value: text.to_owned(), what: what.to_owned(), column: Some(1) };
     match unit {
         "bytes" => size(text).map(Value::from).ok_or_else(|| refuse("expected a size, as in 64k")),
         "ms" => {
