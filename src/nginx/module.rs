@@ -1,8 +1,8 @@
-//! The three nginx modules in this file, their tables, and the hooks of a process's life.
+//! The four nginx modules in this file, their tables, and the hooks of a process's life.
 //!
 //! Position decides: the early module stands before the upstream module and owns directives that must be seen
-//! first; the main module's place decides which handlers of a phase run before and after ours; the filter module's,
-//! when its header filter runs.
+//! first; the main module's place decides which handlers of a phase run before and after ours; the ban module's, that
+//! banned clients are refused before the core's limits; the filter module's, when its header filter runs.
 
 use core::ffi::{c_char, c_void};
 #[cfg(not(test))]
@@ -30,18 +30,20 @@ unsafe impl<const N: usize> Sync for Table<N> {}
 
 #[cfg(not(test))]
 #[unsafe(no_mangle)]
-pub static mut ngx_modules: [*const sys::ngx_module_t; 4] = [
+pub static mut ngx_modules: [*const sys::ngx_module_t; 5] = [
     addr_of!(ngx_http_sluice_early_module),
     addr_of!(ngx_http_sluice_module),
+    addr_of!(ngx_http_sluice_ban_module),
     addr_of!(ngx_http_sluice_filter_module),
     null(),
 ];
 
 #[cfg(not(test))]
 #[unsafe(no_mangle)]
-pub static ngx_module_names: Table<4> = Table([
+pub static ngx_module_names: Table<5> = Table([
     c"ngx_http_sluice_early_module".as_ptr(),
     c"ngx_http_sluice_module".as_ptr(),
+    c"ngx_http_sluice_ban_module".as_ptr(),
     c"ngx_http_sluice_filter_module".as_ptr(),
     null(),
 ]);
@@ -50,17 +52,19 @@ pub static ngx_module_names: Table<4> = Table([
 /// not named goes last. Phases run their handlers from the last module to the first.
 ///
 /// - The early module goes before those whose directives it wants to see first.
+/// - The ban module goes before realip too, but after the core's limits, whose handlers therefore run after its own.
 /// - The main module goes between mirror and try_files: a file that is there is served whatever the breaker says,
 ///   and what is refused is neither mirrored nor read. So it goes before realip, whose handler therefore runs before
 ///   ours: limits see the client's address. And it goes before all filters: when our postconfiguration refuses a
 ///   reload, the master's chain of filters is still the running cycle's, and a worker it has to replace gets that.
 #[cfg(not(test))]
 #[unsafe(no_mangle)]
-pub static ngx_module_order: Table<7> = Table([
+pub static ngx_module_order: Table<8> = Table([
     c"ngx_http_sluice_early_module".as_ptr(),
     c"ngx_http_upstream_module".as_ptr(),
     c"ngx_http_sluice_module".as_ptr(),
     c"ngx_http_try_files_module".as_ptr(),
+    c"ngx_http_sluice_ban_module".as_ptr(),
     c"ngx_http_realip_module".as_ptr(),
     c"ngx_http_write_filter_module".as_ptr(),
     null(),
@@ -77,7 +81,7 @@ const NO_HOOKS: sys::ngx_http_module_t = sys::ngx_http_module_t {
     merge_loc_conf: None,
 };
 
-static mut FILTER_COMMANDS: [sys::ngx_command_t; 1] = [sys::ngx_command_t::empty()];
+static mut NO_COMMANDS: [sys::ngx_command_t; 1] = [sys::ngx_command_t::empty()];
 
 static EARLY_HOOKS: sys::ngx_http_module_t = sys::ngx_http_module_t {
     init_main_conf: Some(early_init_main_conf),
@@ -96,6 +100,9 @@ static HOOKS: sys::ngx_http_module_t = sys::ngx_http_module_t {
     create_loc_conf: Some(create::<LocConf>),
     merge_loc_conf: Some(merge_loc_conf),
 };
+
+static BAN_HOOKS: sys::ngx_http_module_t =
+    sys::ngx_http_module_t { postconfiguration: Some(ban_postconfiguration), ..NO_HOOKS };
 
 static FILTER_HOOKS: sys::ngx_http_module_t =
     sys::ngx_http_module_t { postconfiguration: Some(filter_postconfiguration), ..NO_HOOKS };
@@ -124,9 +131,18 @@ pub static mut ngx_http_sluice_module: sys::ngx_module_t = sys::ngx_module_t {
 
 #[allow(non_upper_case_globals)]
 #[cfg_attr(not(test), used)]
+pub static mut ngx_http_sluice_ban_module: sys::ngx_module_t = sys::ngx_module_t {
+    ctx: addr_of!(BAN_HOOKS).cast_mut().cast(),
+    commands: addr_of_mut!(NO_COMMANDS).cast(),
+    type_: sys::NGX_HTTP_MODULE as usize,
+    ..sys::ngx_module_t::default()
+};
+
+#[allow(non_upper_case_globals)]
+#[cfg_attr(not(test), used)]
 pub static mut ngx_http_sluice_filter_module: sys::ngx_module_t = sys::ngx_module_t {
     ctx: addr_of!(FILTER_HOOKS).cast_mut().cast(),
-    commands: addr_of_mut!(FILTER_COMMANDS).cast(),
+    commands: addr_of_mut!(NO_COMMANDS).cast(),
     type_: sys::NGX_HTTP_MODULE as usize,
     ..sys::ngx_module_t::default()
 };
@@ -242,6 +258,17 @@ unsafe extern "C" fn postconfiguration(cf: *mut sys::ngx_conf_t) -> sys::ngx_int
     })
 }
 
+unsafe extern "C" fn ban_postconfiguration(cf: *mut sys::ngx_conf_t) -> sys::ngx_int_t {
+    entry!("postconfiguration", ERROR, {
+        // SAFETY: this is nginx's postconfiguration, after that of the main module.
+        unsafe {
+            let bans = !main_conf(cf).bans.0.is_empty();
+            let added = !bans || add_handler(cf, sys::ngx_http_phases_NGX_HTTP_PREACCESS_PHASE, screened);
+            if added { OK } else { ERROR }
+        }
+    })
+}
+
 unsafe extern "C" fn filter_postconfiguration(cf: *mut sys::ngx_conf_t) -> sys::ngx_int_t {
     entry!("postconfiguration", ERROR, {
         // SAFETY: this is nginx's postconfiguration, after that of the main module. What stands last in a phase's list
@@ -278,10 +305,14 @@ unsafe extern "C" fn preaccess(r: *mut sys::ngx_http_request_t) -> sys::ngx_int_
     entry!("rate limiting", sys::NGX_HTTP_INTERNAL_SERVER_ERROR as _, {
         // SAFETY: nginx passes a live request.
         let request = unsafe { Request::from_ptr(r) };
-        match ban::handler(request) {
-            DECLINED => limit::handler(request),
-            refused => refused,
-        }
+        limit::handler(request)
+    })
+}
+
+unsafe extern "C" fn screened(r: *mut sys::ngx_http_request_t) -> sys::ngx_int_t {
+    entry!("bans", sys::NGX_HTTP_INTERNAL_SERVER_ERROR as _, {
+        // SAFETY: nginx passes a live request.
+        ban::handler(unsafe { Request::from_ptr(r) })
     })
 }
 

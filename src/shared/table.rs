@@ -158,6 +158,21 @@ impl Table {
         }
     }
 
+    /// Of a full group, the time of the slot that would be taken over; `None` if there is room.
+    pub fn soonest(&self, group: Group) -> Option<Tat> {
+        let mut soonest: Option<Victim> = None;
+        for (index, slot) in group.slots().enumerate() {
+            let found = Victim { index, key: slot.key.load(SeqCst), until: slot.until.load(SeqCst) };
+            match found.key {
+                EMPTY | FREED => return None,
+                BUSY => {}
+                _ if soonest.is_none_or(|best| found.rank() < best.rank()) => soonest = Some(found),
+                _ => {}
+            }
+        }
+        soonest.map(|victim| Tat::from_bits(victim.until))
+    }
+
     fn group(&self, index: usize) -> Group {
         let stride = self.words.stride();
         Group { memory: &self.memory[index * stride..][..stride], words: self.words }

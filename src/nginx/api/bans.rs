@@ -145,7 +145,7 @@ fn find<'z>(zones: &'z Zones, name: &[u8]) -> Result<&'z ZoneConf, Failure> {
 
 fn one(call: &Call, zone: &ZoneConf, key: &[u8]) -> Outcome {
     let missing = || Failure::not_found("BanNotFound", "ban");
-    let name = control::key(zone, key).ok_or_else(missing);
+    let name = control::meant(zone, key).ok_or_else(missing);
     match call.method {
         Method::Get => call.object(&One::from(control::get(zone, &name?).ok_or_else(missing)?)),
         Method::Delete if control::remove(zone, &name?) => Ok(Answer::Nothing),

@@ -1,6 +1,6 @@
 //! Refusing banned clients, before anything is charged for them.
 
-use core::cell::Cell;
+use core::cell::{Cell, RefCell};
 
 use nginx_sys as sys;
 
@@ -8,8 +8,9 @@ use super::super::log::Level;
 use super::super::reject::{Cause, Refusal, refuse};
 use super::super::request::Request;
 use super::super::sys::{DECLINED, mono, worker_index};
-use super::{Ban, Status};
+use super::{Ban, Status, ZoneConf};
 use crate::policy::Millis;
+use crate::policy::ban::Name;
 
 /// The ban part of a request's context.
 #[derive(Default)]
@@ -20,6 +21,21 @@ pub struct Screened {
     pub found: Cell<Option<(Status, usize)>>,
     /// The response has been counted.
     pub counted: Cell<bool>,
+    /// The key of each of these bans as the client's own request had it: an internal redirect may change what it is made of.
+    keys: RefCell<Vec<Key>>,
+}
+
+/// Bytes in the request's pool, or in the configuration's; empty: nobody is meant.
+#[derive(Clone, Copy)]
+struct Key(*const [u8]);
+
+impl Screened {
+    /// What the key of the ban of this number is called, if it was looked at before.
+    pub fn name(&self, request: &Request, zone: &ZoneConf, number: usize) -> Option<Option<Name>> {
+        let key = *self.keys.try_borrow().ok()?.get(number)?;
+        // SAFETY: what a variable's value points at lives as long as the request, which is alive.
+        Some(zone.name(request, unsafe { &*key.0 }))
+    }
 }
 
 /// The preaccess handler, before limits. Subrequests and internal redirects are not looked at again.
@@ -35,7 +51,12 @@ pub fn handler(request: &Request) -> sys::ngx_int_t {
     let now = mono();
     let mut worst: Option<(Status, usize, Millis)> = None;
     for ban in bans {
-        if let Some((zone, until)) = banned(request, ban, now) {
+        let zone = ban.zone.and_then(|number| request.main_conf().bans.get(number));
+        let key = zone.and_then(|zone| zone.key.eval(request)).unwrap_or_default();
+        if let Ok(mut keys) = ctx.ban.keys.try_borrow_mut() {
+            keys.push(Key(key));
+        }
+        if let Some((zone, until)) = banned(request, ban, key, now) {
             let status = if ban.dry_run() { Status::BannedDryRun } else { Status::Banned };
             let rank = |status, until| (status == Status::Banned, until);
             if worst.is_none_or(|(s, _, u)| rank(status, until) > rank(s, u)) {
@@ -54,7 +75,7 @@ pub fn handler(request: &Request) -> sys::ngx_int_t {
 }
 
 /// The zone, and the end of a ban of this request's key.
-fn banned(request: &Request, ban: &Ban, now: Millis) -> Option<(usize, Millis)> {
+fn banned(request: &Request, ban: &Ban, key: &[u8], now: Millis) -> Option<(usize, Millis)> {
     let number = ban.zone?;
     let zone = request.main_conf().bans.get(number)?;
     zone.watch(now);
@@ -62,7 +83,7 @@ fn banned(request: &Request, ban: &Ban, now: Millis) -> Option<(usize, Millis)> 
     if !shared.any(now) {
         return None;
     }
-    let name = zone.name(request)?;
+    let name = zone.name(request, key)?;
     let until = shared.banned(&ban.hash(&name), now)?;
     if let Some(address) = name.address {
         shared.seen(&ban.hash(&name), address);

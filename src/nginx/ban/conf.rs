@@ -50,6 +50,7 @@ impl LocConf {
 /// `ban_zone KEY zone=NAME:SIZE [redis=NAME]`
 pub fn zone(directive: &Directive, conf: &mut MainConf) -> Result {
     let key = directive.complex(directive.arg())?;
+    let client = directive.complex("$binary_remote_addr")?;
     let (mut zone, mut redis) = (None, None);
     for param in directive.params(1)? {
         match param.name {
@@ -68,11 +69,13 @@ pub fn zone(directive: &Directive, conf: &mut MainConf) -> Result {
         name: name.to_owned(),
         key,
         binary: directive.is_keyed_by_address(),
+        client,
         place: directive.place(),
         redis_name: redis.map(str::to_owned),
         redis: None,
         shm,
         next_look: Cell::default(),
+        next_line: Cell::default(),
     });
     Ok(())
 }
@@ -114,7 +117,7 @@ pub fn ban(directive: &Directive, conf: &mut conf::LocConf) -> Result {
     if conf.ban.bans.iter().any(|other| other.zone_name == zone) {
         return Err(ConfError::Other(format!("has duplicate zone \"{zone}\"")));
     }
-    let mask = draft.dry_run.then(|| KeyHash::new(b"dry_run"));
+    let mask = draft.dry_run.then(super::dry_run);
     conf.ban.bans.push(Ban {
         zone_name: zone.to_owned(),
         place: directive.place(),

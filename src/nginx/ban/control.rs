@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::super::log::Level;
 use super::super::sys::mono;
 use super::super::worker;
-use super::{Shown, ZoneConf, words};
+use super::{Shown, ZoneConf, dry_run, words};
 use crate::policy::Millis;
 use crate::policy::ban::{Cause, MAX_TIME, Name};
 use crate::policy::limit::KeyHash;
@@ -71,7 +71,7 @@ pub fn list(zone: &ZoneConf) -> Vec<Ban> {
 }
 
 /// The key that an operator means: a hash as it is listed, with `#` before or not, or the key itself.
-pub fn key(zone: &ZoneConf, text: &[u8]) -> Option<Name> {
+fn key(zone: &ZoneConf, text: &[u8]) -> Option<Name> {
     let digits = core::str::from_utf8(text).ok();
     let hash = digits.and_then(|digits| KeyHash::parse(digits.strip_prefix('#').unwrap_or(digits)));
     // A key that looks like a hash is one only if it is banned.
@@ -80,6 +80,14 @@ pub fn key(zone: &ZoneConf, text: &[u8]) -> Option<Name> {
         Some(hash) => Some(Name { hash, address: None }),
         None => Name::typed(text, zone.binary),
     }
+}
+
+/// The ban in force that is meant by a key: the one that holds, else the one of a dry run.
+pub fn meant(zone: &ZoneConf, text: &[u8]) -> Option<Name> {
+    let name = key(zone, text)?;
+    let dry = Name { hash: name.hash.with(&dry_run()), ..name };
+    let in_force = |name: &Name| get(zone, name).is_some();
+    Some(if !in_force(&name) && in_force(&dry) { dry } else { name })
 }
 
 /// The ban of one key, if one is in force.

@@ -11,6 +11,7 @@ use super::super::request::Request;
 use super::super::sys::mono;
 use super::super::worker;
 use super::{Ban, Counting, Shown, words};
+use crate::policy::ban::Name;
 use crate::shared::ban::Hit;
 
 /// The one status of an error that a filter behind ours makes of a success.
@@ -56,13 +57,13 @@ fn count(request: &Request, bans: &[Ban], status: usize) {
         return;
     }
     let (status, limited) = (u16::try_from(status).unwrap_or(0), ctx.is_some_and(rate_limited));
-    for ban in bans {
+    for (number, ban) in bans.iter().enumerate() {
         let Some(counting) = &ban.counting else { continue };
         if counting.statuses.holds(status) || counting.rate_limited && limited {
             if let Some(ctx) = request.ctx_or_new() {
                 ctx.ban.counted.set(true);
             }
-            hit(request, ban, counting);
+            hit(request, (number, ban), counting);
         }
     }
 }
@@ -73,19 +74,20 @@ fn rate_limited(ctx: &Context) -> bool {
     limited.is_ok_and(|limited| limited.verdict.as_ref().is_some_and(|v| v.status == limit::Status::Rejected))
 }
 
-fn hit(request: &Request, ban: &Ban, counting: &Counting) {
-    let Some(number) = ban.zone else { return };
-    let Some(zone) = request.main_conf().bans.get(number) else { return };
-    let (Some(shared), Some(name)) = (zone.shared(), zone.name(request)) else { return };
-    let (hash, now) = (ban.hash(&name), mono());
-    let made = shared.hit(&hash, &counting.rule, name.address, now);
+fn hit(request: &Request, (number, ban): (usize, &Ban), counting: &Counting) {
+    let Some(zone) = ban.zone.and_then(|zone| request.main_conf().bans.get(zone)) else { return };
+    let seen = request.ctx().and_then(|ctx| ctx.ban.name(request, zone, number));
+    let now = || zone.key.eval(request).and_then(|key| zone.name(request, key));
+    let (Some(shared), Some(name)) = (zone.shared(), seen.unwrap_or_else(now)) else { return };
+    let (name, now) = (Name { hash: ban.hash(&name), ..name }, mono());
+    let made = shared.hit(&name.hash, &counting.rule, name.address, now);
     if let Hit::Banned(sentence) = made {
-        words::misbehaved(request, ban, counting, &Shown(&hash, name.address), sentence.length);
+        words::misbehaved(request, ban, counting, &Shown(&name.hash, name.address), sentence.length);
     }
     // A dry run is this host's own.
     if !ban.dry_run()
         && let Some(worker) = worker::current()
     {
-        worker.bans.hit(&worker, zone, (&hash, &counting.rule), made);
+        worker.bans.hit(&worker, zone, (&name, &counting.rule), made);
     }
 }

@@ -15,12 +15,12 @@ use super::super::timer::Timer;
 use super::super::worker::{self, Worker};
 use super::{Shown, ZoneConf, words};
 use crate::policy::Millis;
-use crate::policy::ban::MAX_TIME;
+use crate::policy::ban::{Cause, MAX_TIME, Name};
 use crate::policy::limit::KeyHash;
 use crate::remote::Job;
 use crate::remote::redis::LinkEvent;
-use crate::remote::redis::ban::{Ask, Banned, Heard, News, What};
-use crate::shared::ban::{BanZone, Entry, Hit, New, Origin, Rule};
+use crate::remote::redis::ban::{Ask, Banned, Heard, How, News, Said, What, Word as RemoteWord};
+use crate::shared::ban::{BanZone, Entry, Heeded, Hit, Origin, Rule, Told, Word};
 
 /// From one look at Redis's list to the next, of all workers together: bounds how late a gateway learns of a ban whose
 /// message it has missed.
@@ -29,6 +29,8 @@ const TURN: Millis = 800;
 const TICK: Millis = 200;
 /// A connection that is new is followed by a look at the list, unless there was one so shortly before.
 const FRESH: Millis = 50;
+/// Most bans learnt at once that are told of one by one.
+const FEW: usize = 8;
 
 /// This worker's.
 pub struct Keeper {
@@ -45,18 +47,20 @@ impl Keeper {
     }
 
     /// A hit, or a ban made of it, was entered here: Redis is told, if it answers.
-    pub fn hit(&self, worker: &Worker, zone: &ZoneConf, (key, rule): (&KeyHash, &Rule), hit: Hit) {
-        let Some(link) = link(worker, zone) else { return };
-        let (terms, cause) = (rule.terms, rule.cause);
+    pub fn hit(&self, worker: &Worker, zone: &ZoneConf, (name, rule): (&Name, &Rule), hit: Hit) {
+        let (Some(link), Some(shared)) = (link(worker, zone), zone.shared()) else { return };
+        let (key, address, terms, cause) = (name.hash, name.address, rule.terms, rule.cause);
         let what = match hit {
             Hit::Ignored => return,
-            Hit::Counted => What::Hit { key: *key, counter: key.with(&rule.id), terms, cause },
+            Hit::Counted => What::Hit { key, counter: key.with(&rule.id), terms, cause, address },
             Hit::Banned(sentence) => {
-                let ban = Banned { key: *key, left: sentence.length, ago: 0, level: sentence.level, cause };
-                What::Ban { ban, force: false, memory: terms.max_duration }
+                let Some(seq) = shared.get(&key).map(|entry| entry.seq) else { return };
+                let ban = Banned { key, left: sentence.length, ago: 0, level: sentence.level, cause };
+                let memory = terms.max_duration.saturating_mul(sentence.level.into());
+                What::Ban { ban, force: false, memory, seq }
             }
         };
-        send(worker, zone, link, what);
+        send(worker, zone, shared, link, what);
     }
 
     /// A connection to a Redis is new: messages may have been missed.
@@ -71,8 +75,8 @@ impl Keeper {
 
     /// An operator's ban or its end is told at once.
     pub fn told_by_hand(&self, worker: &Worker, zone: &ZoneConf, entry: &Entry) {
-        if let Some(link) = link(worker, zone) {
-            send(worker, zone, link, telling(entry, mono(), true));
+        if let (Some(link), Some(shared)) = (link(worker, zone), zone.shared()) {
+            send(worker, zone, shared, link, telling(entry, mono()));
         }
     }
 
@@ -83,18 +87,121 @@ impl Keeper {
         let Some(zone) = zones.iter().find(named) else { return };
         let Some(shared) = zone.shared() else { return };
         let passed = Millis::try_from(news.at.elapsed().as_millis()).unwrap_or(Millis::MAX);
-        let then = mono().saturating_sub(passed);
+        let here = Here { worker, zone, shared, then: mono().saturating_sub(passed) };
         match news.what {
-            Heard::Banned(ban) => enter(zone, shared, &ban, then),
-            Heard::Lifted { key, ago } => lifted(zone, shared, &key, then.saturating_sub(ago)),
-            Heard::Listed { version, bans, whole } => {
-                bans.iter().for_each(|ban| enter(zone, shared, ban, then));
-                shared.set_version(version);
-                if whole {
-                    tell_missing(worker, zone, shared, &bans);
-                }
+            Heard::Banned { ban, ends, word, how } => here.banned(&ban, ends, word, how),
+            Heard::Lifted { key, ago, word, how } => here.lifted(&key, ago, word, how),
+            Heard::Over { key, seq, stamp } => {
+                let told = Told { stamp, answers: Some(seq), listed: false, what: Word::Over };
+                shared.hear(&key, &told, mono());
             }
+            Heard::Listed { version, bans, whole } => here.listed(version, &bans, whole),
             Heard::Failed => shared.untold(),
+        }
+    }
+}
+
+/// Where something is heard.
+struct Here<'a> {
+    worker: &'a Worker,
+    zone: &'a ZoneConf,
+    shared: &'a BanZone,
+    /// What lengths of time are counted from.
+    then: Millis,
+}
+
+impl Here<'_> {
+    /// A word as the zone is to heed it.
+    fn told(&self, word: Word, of: RemoteWord, how: How) -> Told {
+        let own = (of.origin == self.shared.origin() && of.seq > 0).then_some(of.seq);
+        let answers = if let How::Answer(seq) = how { Some(seq) } else { own };
+        Told { stamp: of.stamp, answers, listed: false, what: word }
+    }
+
+    fn is_own(&self, word: RemoteWord) -> bool {
+        word.origin == self.shared.origin()
+    }
+
+    /// A ban as the zone keeps it.
+    fn ban(&self, ban: &Banned, ends: u64, word: RemoteWord) -> Word {
+        Word::Banned {
+            since: self.then.saturating_sub(ban.ago).max(1),
+            // However long Redis, or whoever writes to it, wants it.
+            until: self.then.saturating_add(ban.left.min(MAX_TIME)),
+            ends,
+            level: ban.level,
+            cause: ban.cause,
+            origin: if self.is_own(word) { Origin::Own } else { Origin::Other },
+        }
+    }
+
+    /// Redis has a ban. Of one that came of what several gateways counted, the one whose hit was the last has seen the client.
+    fn banned(&self, ban: &Banned, ends: u64, word: RemoteWord, how: How) {
+        let told = self.told(self.ban(ban, ends, word), word, how);
+        let heeded = self.shared.hear(&ban.key, &told, mono());
+        let cause = ban.cause.name();
+        if let How::Decided(address) = how {
+            if let Some(address) = address {
+                self.shared.seen(&ban.key, address);
+            }
+            words::banned_together(&self.zone.name, &Shown(&ban.key, address), ban.left, cause);
+        } else if heeded == Some(Heeded::Turned) && !self.is_own(word) {
+            words::banned_elsewhere(&self.zone.name, &Shown(&ban.key, None), ban.left, cause);
+        }
+        if heeded.is_none() {
+            self.zone.no_room(1, mono());
+        }
+    }
+
+    /// Redis says that a ban was lifted: by this host, or by another.
+    fn lifted(&self, key: &KeyHash, ago: Millis, word: RemoteWord, how: How) {
+        let address = self.shared.get(key).and_then(|entry| entry.address);
+        let told = self.told(Word::Lifted { at: self.then.saturating_sub(ago) }, word, how);
+        if self.shared.hear(key, &told, mono()) == Some(Heeded::Turned) && !self.is_own(word) {
+            words::lifted(Level::Notice, &self.zone.name, &Shown(key, address), "another gateway");
+        }
+    }
+
+    /// All that Redis has. What this host has heard of later, and what Redis has lost, Redis is told again: or it is over, which
+    /// Redis then says.
+    fn listed(&self, version: u64, bans: &[(Banned, u64, RemoteWord)], whole: bool) {
+        let (mut fresh, mut lost) = (Vec::new(), 0);
+        let mut again = HashSet::new();
+        for (ban, ends, word) in bans {
+            let told = Told { listed: true, ..self.told(self.ban(ban, *ends, *word), *word, How::Told) };
+            match self.shared.hear(&ban.key, &told, mono()) {
+                Some(Heeded::Turned) => fresh.push(ban),
+                Some(Heeded::Old) => {
+                    again.insert(ban.key);
+                }
+                None => lost += 1,
+                Some(_) => {}
+            }
+        }
+        self.shared.set_version(version);
+        if fresh.len() > FEW {
+            words::learnt(&self.zone.name, fresh.len());
+        } else {
+            let each = |ban: &&Banned| {
+                words::banned_elsewhere(&self.zone.name, &Shown(&ban.key, None), ban.left, ban.cause.name());
+            };
+            fresh.iter().for_each(each);
+        }
+        if lost > 0 {
+            self.zone.no_room(lost, mono());
+        }
+        if whole {
+            self.tell_again(bans, &again);
+        }
+    }
+
+    fn tell_again(&self, bans: &[(Banned, u64, RemoteWord)], again: &HashSet<KeyHash>) {
+        let Some(link) = link(self.worker, self.zone) else { return };
+        let (listed, now): (HashSet<_>, _) = (bans.iter().map(|(ban, ..)| ban.key).collect(), mono());
+        let lost = |entry: &Entry| entry.in_force(now) && !listed.contains(&entry.key);
+        let known = |entry: &Entry| !entry.dry && entry.told && (lost(entry) || again.contains(&entry.key));
+        for entry in self.shared.entries().filter(known) {
+            send(self.worker, self.zone, self.shared, link, telling(&entry, now));
         }
     }
 }
@@ -115,8 +222,9 @@ fn link(worker: &Worker, zone: &ZoneConf) -> Option<usize> {
     zone.redis.filter(|link| worker.gate(*link).is_some_and(crate::remote::redis::Gate::admits))
 }
 
-fn send(worker: &Worker, zone: &ZoneConf, link: usize, what: What) {
-    worker.send(Job::Ban(Ask { link, zone: zone.name.clone(), at: Instant::now(), what }));
+fn send(worker: &Worker, zone: &ZoneConf, shared: &BanZone, link: usize, what: What) {
+    let (zone, origin, at) = (zone.name.clone(), shared.origin(), Instant::now());
+    worker.send(Job::Ban(Ask { link, zone, origin, at, what }));
 }
 
 /// Looks at Redis's list and tells it what it is still to hear, if nobody did for `pause`.
@@ -129,10 +237,10 @@ fn turn(worker: &Worker, zone: &ZoneConf, shared: &BanZone, pause: Millis) {
     if shared.take_untold() {
         let untold = |entry: &Entry| !entry.told && !entry.dry && is_news(entry, now);
         for entry in shared.entries().filter(untold) {
-            send(worker, zone, link, telling(&entry, now, false));
+            send(worker, zone, shared, link, telling(&entry, now));
         }
     }
-    send(worker, zone, link, What::List { known: shared.version() });
+    send(worker, zone, shared, link, What::List { known: shared.version() });
 }
 
 /// Whether it still matters to others.
@@ -140,63 +248,23 @@ fn is_news(entry: &Entry, now: Millis) -> bool {
     if entry.lifted.is_some() { entry.sentence > now } else { entry.in_force(now) }
 }
 
-fn telling(entry: &Entry, now: Millis, force: bool) -> What {
-    match entry.lifted {
-        Some(at) => {
-            let left = entry.sentence.saturating_sub(now);
-            What::Lift { key: entry.key, ago: now.saturating_sub(at), left }
-        }
-        None => {
-            let ban = Banned {
-                key: entry.key,
-                left: entry.until.saturating_sub(now),
-                ago: now.saturating_sub(entry.since),
-                level: entry.level,
-                cause: entry.cause,
-            };
-            What::Ban { ban, force, memory: entry.until.saturating_sub(entry.since) }
-        }
+/// What Redis is to hear of an entry: something new, or what it has said itself.
+fn telling(entry: &Entry, now: Millis) -> What {
+    let stamp = if entry.told { entry.stamp } else { 0 };
+    if let Some(at) = entry.lifted {
+        let left = entry.sentence.saturating_sub(now);
+        return What::Lift { key: entry.key, ago: now.saturating_sub(at), left, seq: entry.seq, stamp };
     }
-}
-
-/// What this host has in force and Redis has not: either it lost it, or somebody lifted it, which it will say.
-fn tell_missing(worker: &Worker, zone: &ZoneConf, shared: &BanZone, bans: &[Banned]) {
-    let Some(link) = link(worker, zone) else { return };
-    let (listed, now): (HashSet<_>, _) = (bans.iter().map(|ban| ban.key).collect(), mono());
-    for entry in shared.in_force(now).filter(|entry| !entry.dry && entry.told) {
-        if !listed.contains(&entry.key) {
-            send(worker, zone, link, telling(&entry, now, false));
-        }
-    }
-}
-
-/// A ban that Redis has.
-fn enter(zone: &ZoneConf, shared: &BanZone, ban: &Banned, then: Millis) {
-    let new = New {
-        // However long Redis, or whoever writes to it, wants it.
-        until: then.saturating_add(ban.left.min(MAX_TIME)),
-        since: then.saturating_sub(ban.ago).max(1),
-        level: ban.level,
-        cause: ban.cause,
-        origin: Origin::Other,
-        dry: false,
-        told: true,
-        force: false,
-        address: None,
-        reason: "",
+    let ban = Banned {
+        key: entry.key,
+        left: entry.until.saturating_sub(now),
+        ago: now.saturating_sub(entry.since),
+        level: entry.level,
+        cause: entry.cause,
     };
-    let placed = shared.ban(&ban.key, &new, mono());
-    if placed.is_some_and(|placed| placed.fresh) {
-        words::banned_elsewhere(&zone.name, &Shown(&ban.key, None), ban.left, ban.cause.name());
+    let memory = entry.until.saturating_sub(entry.since).saturating_mul(entry.level.max(1).into());
+    if stamp > 0 {
+        return What::Again { ban, memory, said: Said { ends: entry.ends, stamp } };
     }
-}
-
-/// Redis says that a ban was lifted: by this host, or by another.
-fn lifted(zone: &ZoneConf, shared: &BanZone, key: &KeyHash, at: Millis) {
-    let address = shared.get(key).and_then(|entry| entry.address);
-    if shared.lift(key, at, true, mono()) {
-        words::lifted(Level::Notice, &zone.name, &Shown(key, address), "another gateway");
-    } else if shared.get(key).is_some_and(|entry| entry.lifted.is_some()) {
-        shared.told(key);
-    }
+    What::Ban { ban, force: entry.cause == Cause::Manual, memory, seq: entry.seq }
 }

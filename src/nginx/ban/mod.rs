@@ -52,6 +52,8 @@ pub struct ZoneConf {
     pub key: ComplexValue,
     /// The key is `$binary_remote_addr`.
     pub binary: bool,
+    /// That variable.
+    pub client: ComplexValue,
     pub place: Place,
     /// The Redis through which gateways share the bans.
     pub redis_name: Option<String>,
@@ -60,6 +62,8 @@ pub struct ZoneConf {
     pub shm: Zone<BanShm>,
     /// When this worker looks next whether the zone is full.
     pub next_look: Cell<Millis>,
+    /// When it says next that there is no room for others' bans.
+    pub next_line: Cell<Millis>,
 }
 
 impl ZoneConf {
@@ -68,10 +72,22 @@ impl ZoneConf {
         self.shm.get().map(|shm| &shm.0)
     }
 
-    /// What this request's key is called; `None` if it is empty: that is never banned.
-    pub fn name(&self, request: &Request) -> Option<Name> {
-        let key = self.key.eval(request)?;
-        (!key.is_empty()).then(|| Name::new(key, self.binary))
+    /// What a key of this request is called; `None` if it is empty: that is never banned.
+    pub fn name(&self, request: &Request, key: &[u8]) -> Option<Name> {
+        // A `map` may give addresses to some, and nothing to others.
+        let is_client = || self.client.eval(request).is_some_and(|client| client == key);
+        let binary = self.binary || matches!(key.len(), 4 | 16) && is_client();
+        (!key.is_empty()).then(|| Name::new(key, binary))
+    }
+
+    /// So many bans of other gateways do not hold here: said once a minute and worker at most.
+    fn no_room(&self, count: usize, now: Millis) {
+        if now < self.next_line.get() {
+            return;
+        }
+        self.next_line.set(now + FULL_PAUSE);
+        let text = "bans of other gateways do not hold here";
+        log::cycle(Level::Warn, format_args!("ban zone \"{}\" is full: {count} {text}", self.name));
     }
 
     /// Says that the zone is full, if it was since somebody last said so: once a minute and worker at most.
@@ -125,6 +141,11 @@ pub struct Counting {
     /// `status=401,403 within 60 s`, for the log.
     pub text: String,
     pub rule: Rule,
+}
+
+/// What parts the bans of a dry run from those that hold.
+fn dry_run() -> KeyHash {
+    KeyHash::new(b"dry_run")
 }
 
 /// `ban`, settled once all zones are known.

@@ -24,6 +24,20 @@ pub fn misbehaved(request: &Request, ban: &Ban, counting: &Counting, key: &Shown
     note(&Said { key, zone: &ban.zone_name, from: "free", to }, &why);
 }
 
+/// A client has misbehaved once too often over all gateways; the last time here.
+pub fn banned_together(zone: &str, key: &Shown, left: Millis, cause: &str) {
+    let why = format!("banned for {} s: too many over all gateways ({cause})", left.div_ceil(1000));
+    say(Level::Warn, &Said { key, zone, from: "free", to: "banned" }, &why, "");
+}
+
+/// So many at once: as a gateway that starts hears of all that are in force.
+pub fn learnt(zone: &str, count: usize) {
+    let why = format!("{count} bans of other gateways learnt");
+    log::cycle(Level::Notice, format_args!("{why}, zone \"{zone}\""));
+    let event = Event { kind: Kind::Ban, upstream: zone, peer: "", from: "free", to: "banned", text: &why };
+    events::note(&event);
+}
+
 /// Another gateway has banned a key, or Redis for what several counted.
 pub fn banned_elsewhere(zone: &str, key: &Shown, left: Millis, cause: &str) {
     let why = format!("banned for {} s by another gateway ({cause})", left.div_ceil(1000));

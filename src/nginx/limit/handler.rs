@@ -31,6 +31,10 @@ pub fn handler(request: &Request) -> sys::ngx_int_t {
     let Some(ctx) = request.ctx_or_new() else {
         return sys::NGX_HTTP_INTERNAL_SERVER_ERROR as _;
     };
+    // An error_page has brought here what was refused before limits: a ban is not to cost its client his limit too.
+    if ctx.refusal.get().is_some() {
+        return DECLINED;
+    }
     let stage = core::mem::take(&mut ctx.limit.borrow_mut().stage);
     match stage {
         Stage::New => begin(request, ctx),

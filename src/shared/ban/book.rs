@@ -25,8 +25,17 @@ const REASON: usize = 8;
 const REASON_WORDS: usize = 8;
 /// Longest text of them that is kept, in bytes.
 const REASON_BYTES: usize = REASON_WORDS * 8;
+/// The stamp of Redis's word that the slot follows; 0: it never said one.
+const STAMP: usize = REASON + REASON_WORDS;
+/// When Redis, by its clock, ends the ban.
+const ENDS: usize = STAMP + 1;
+/// The number of this host's last word about the key; 0: it never said one.
+const SEQ: usize = ENDS + 1;
 /// Words of a slot.
-pub const WORDS: usize = REASON + REASON_WORDS;
+pub const WORDS: usize = SEQ + 1;
+
+/// Milliseconds that two readings of the end of one ban may be apart.
+const GRAIN: Millis = 50;
 
 /// Bits of the record.
 const LEVEL: u64 = 0xff;
@@ -64,6 +73,57 @@ pub struct Entry {
     pub sentence: Millis,
     pub address: Option<IpAddr>,
     pub reason: String,
+    /// The stamp of Redis's word that it follows; 0: none.
+    pub stamp: u64,
+    /// Its end by Redis's clock.
+    pub ends: u64,
+    /// The number of this host's last word; 0: none.
+    pub seq: u64,
+}
+
+/// A word of Redis's about a key.
+#[derive(Clone, Copy, Debug)]
+pub struct Told {
+    pub stamp: u64,
+    /// The number of the word of this host that it answers or repeats.
+    pub answers: Option<u64>,
+    /// It is what Redis holds just now, not something on its way.
+    pub listed: bool,
+    pub what: Word,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Word {
+    Banned {
+        since: Millis,
+        until: Millis,
+        ends: u64,
+        level: u32,
+        cause: Cause,
+        origin: Origin,
+    },
+    Lifted {
+        at: Millis,
+    },
+    /// Nothing is in force, of the word of that stamp.
+    Over,
+}
+
+/// What became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heeded {
+    /// It holds here now. The key was not banned before and is now, or the other way round.
+    Turned,
+    /// It holds here now, and has changed no more than its times.
+    Kept,
+    /// It is known already.
+    Known,
+    /// A later word is known.
+    Old,
+    /// This host has said something that Redis has still to hear.
+    Pending,
+    /// Another worker heeded another word in the middle of this: nothing here is sure.
+    Raced,
 }
 
 impl Entry {
@@ -75,9 +135,10 @@ impl Entry {
 /// Enters a ban; the end of it comes last.
 pub fn write(slot: Slot, id: u64, key: &KeyHash, new: &New, now: Millis) -> Result<Placed, Moved> {
     slot.still(id)?;
-    let (high, low) = key.as_u64s();
-    slot.word(KEY).store(high, SeqCst);
-    slot.word(KEY + 1).store(low, SeqCst);
+    call(slot, key);
+    if !new.told {
+        speak(slot, now);
+    }
     let before = slot.until.load(SeqCst);
     let running = Tat::from_bits(before).ms() > now;
     let replaces = new.force || !running;
@@ -95,13 +156,90 @@ pub fn write(slot: Slot, id: u64, key: &KeyHash, new: &New, now: Millis) -> Resu
         slot.word(SENTENCE).fetch_max(new.until, SeqCst);
         slot.change(slot.word(RECORD), id, |bits| {
             let told = if new.told { TOLD } else { 0 };
-            (bits & !LEVEL) | (bits & LEVEL).max(level) | told
+            (bits & !(LEVEL | TOLD)) | (bits & LEVEL).max(level) | told
         });
     }
     if let Some(address) = new.address {
         name(slot, id, address);
     }
     put_end(slot, id, new, replaces, now)
+}
+
+/// Notes the key.
+fn call(slot: Slot, key: &KeyHash) {
+    let (high, low) = key.as_u64s();
+    slot.word(KEY).store(high, SeqCst);
+    slot.word(KEY + 1).store(low, SeqCst);
+}
+
+/// This host says something about the key: numbered by the clock, so that the words of one boot are in order even if the slot was
+/// another key's in between.
+fn speak(slot: Slot, now: Millis) {
+    let next = |seq: u64| Some((seq + 1).max(now.saturating_mul(1_000)));
+    let _ = slot.word(SEQ).fetch_update(SeqCst, SeqCst, next);
+}
+
+/// Heeds a word of Redis's, unless a later one is known. The stamp comes last: a worker killed before that leaves the word to be
+/// heard again.
+pub fn hear(slot: Slot, id: u64, key: &KeyHash, told: &Told, now: Millis) -> Result<Heeded, Moved> {
+    slot.still(id)?;
+    let [seen, seq, record] = [STAMP, SEQ, RECORD].map(|at| slot.word(at).load(SeqCst));
+    let answers = told.answers.is_some_and(|its| its >= seq);
+    if record & TOLD == 0 && seq > 0 && !answers {
+        return Ok(Heeded::Pending);
+    }
+    let before = slot.until.load(SeqCst);
+    let off = |until: Millis| Tat::from_bits(before).ms().abs_diff(until) > GRAIN;
+    let corrects = match told.what {
+        Word::Banned { until, .. } => told.listed && off(until),
+        // Of the very word that is followed here, or in answer to one that is still to be answered.
+        Word::Over => told.stamp == seen || record & TOLD == 0,
+        Word::Lifted { .. } => false,
+    };
+    let over = matches!(told.what, Word::Over);
+    let stamp = if over { seen } else { told.stamp };
+    if stamp < seen || stamp == seen && !corrects {
+        slot.change(slot.word(RECORD), id, |bits| if answers { bits | TOLD } else { bits });
+        return Ok(if stamp < seen { Heeded::Old } else { Heeded::Known });
+    }
+    call(slot, key);
+    let until = match told.what {
+        Word::Banned { since, until, ends, level, cause, origin } => {
+            let words = [(SINCE, since), (SENTENCE, until), (LIFTED, 0), (ENDS, ends)];
+            words.iter().for_each(|(at, word)| slot.word(*at).store(*word, SeqCst));
+            if !answers {
+                text(slot, "");
+            }
+            let flags = if origin == Origin::Other { ORIGIN | TOLD } else { TOLD };
+            let level = u64::from(level.min(LEVEL as u32)) | u64::from(cause.code()) << CAUSE_AT;
+            slot.change(slot.word(RECORD), id, |bits| bits & (V4 | V6) | flags | level);
+            until
+        }
+        Word::Lifted { at } => {
+            slot.word(LIFTED).store(at.max(1), SeqCst);
+            slot.change(slot.word(RECORD), id, |bits| bits & !LEVEL | TOLD);
+            now
+        }
+        Word::Over => {
+            slot.change(slot.word(RECORD), id, |bits| bits | TOLD);
+            now
+        }
+    };
+    let (was, is) = (Tat::from_bits(before).ms() > now, until > now);
+    let end = if was || is { end(until) } else { before };
+    slot.still(id)?;
+    // Lost to another worker: as a rule one that has heard the same. Looks again.
+    slot.until.compare_exchange(before, end, SeqCst, SeqCst).map_err(|_| Moved)?;
+    match slot.word(STAMP).compare_exchange(seen, stamp, SeqCst, SeqCst) {
+        Ok(_) if was == is => Ok(Heeded::Kept),
+        Ok(_) => Ok(Heeded::Turned),
+        Err(found) if found == stamp => Ok(Heeded::Known),
+        Err(_) => {
+            // Whatever Redis says next is to be heeded.
+            slot.word(STAMP).store(0, SeqCst);
+            Ok(Heeded::Raced)
+        }
+    }
 }
 
 /// The end of the ban, and whether it is this call that begins it.
@@ -127,6 +265,9 @@ pub fn lift(slot: Slot, id: u64, at: Millis, told: bool, now: Millis) -> bool {
         return false;
     }
     slot.word(LIFTED).store(at.max(1), SeqCst);
+    if !told {
+        speak(slot, now);
+    }
     let told = if told { TOLD } else { 0 };
     slot.change(slot.word(RECORD), id, |bits| (bits & !(TOLD | LEVEL)) | told);
     // Lost only to somebody who bans anew, or lifts too.
@@ -153,6 +294,9 @@ pub fn read(slot: Slot) -> Option<Entry> {
         sentence: word(SENTENCE),
         address: address(slot, record),
         reason: String::from_utf8_lossy(text).into_owned(),
+        stamp: word(STAMP),
+        ends: word(ENDS),
+        seq: word(SEQ),
     };
     slot.still(id).is_ok().then_some(entry)
 }
@@ -169,8 +313,12 @@ pub fn lifted(slot: Slot) -> Option<Millis> {
     Some(slot.word(LIFTED).load(SeqCst)).filter(|at| *at > 0)
 }
 
-pub fn told(slot: Slot, id: u64) {
-    slot.change(slot.word(RECORD), id, |bits| bits | TOLD);
+/// Takes over what an entry of another zone says of Redis.
+pub fn follow(slot: Slot, id: u64, entry: &Entry) {
+    let words = [(STAMP, entry.stamp), (ENDS, entry.ends), (SEQ, entry.seq)];
+    words.iter().for_each(|(at, word)| slot.word(*at).store(*word, SeqCst));
+    let flags = (if entry.told { TOLD } else { 0 }) | if entry.origin == Origin::Other { ORIGIN } else { 0 };
+    slot.change(slot.word(RECORD), id, |bits| bits & !TOLD | flags);
 }
 
 /// Notes the address of the key.

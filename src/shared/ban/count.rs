@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
-use super::{BanZone, New, Origin, SHARDS, book};
+use super::{BanZone, Origin, SHARDS, book};
 use crate::policy::Millis;
 use crate::policy::ban::Cause;
 
@@ -25,9 +25,9 @@ pub struct Counters {
 
 impl BanZone {
     /// A ban begins.
-    pub(super) fn tally(&self, new: &New) {
+    pub(super) fn tally(&self, dry: bool, origin: Origin, cause: Cause) {
         let header = self.header;
-        let count = match (new.dry, new.origin, new.cause) {
+        let count = match (dry, origin, cause) {
             (true, ..) => &header.dry,
             (_, Origin::Other, _) => &header.by_others,
             (_, Origin::Own, Cause::Status) => &header.by_status,
@@ -88,6 +88,9 @@ impl BanZone {
             (&header.lifted, &old.header.lifted),
         ];
         pairs.into_iter().for_each(|(count, old)| count.store(old.load(Relaxed), Relaxed));
+        // Some may have been lost on the way.
+        header.evicted.fetch_add(old.header.evicted.load(Relaxed), Relaxed);
+        header.evicted_told.fetch_add(old.header.evicted_told.load(Relaxed), Relaxed);
         for (shard, old) in self.shards.iter().zip(old.shards) {
             shard.refused.store(old.refused.load(Relaxed), Relaxed);
             shard.refused_dry.store(old.refused_dry.load(Relaxed), Relaxed);

@@ -8,16 +8,20 @@
 //! other words are for whoever reads slowly. A worker killed at any instruction leaves a ban that has not begun, or one
 //! that is whole but for what is told of it.
 //!
-//! Bytes: 144 a ban, 288 a key and rule that is counted.
+//! What Redis says of a key has a stamp, which rises: a slot follows the word with the greatest. What this host has said itself
+//! holds until Redis has answered it.
+//!
+//! Bytes: 168 a ban, 288 a key and rule that is counted.
 
 mod book;
 mod count;
 mod log;
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
-pub use self::book::{Entry, Origin};
+pub use self::book::{Entry, Heeded, Origin, Told, Word};
 pub use self::count::Counters;
 use super::cell::{Region, shared_struct};
 use super::seal::{Format, LayoutError, Seal};
@@ -26,7 +30,7 @@ use crate::policy::Millis;
 use crate::policy::ban::{Cause, Past, Sentence, Terms};
 use crate::policy::limit::{KeyHash, Tat};
 
-const FORMAT: Format = Format::new(*b"sluiceBA", 1, "bans");
+const FORMAT: Format = Format::new(*b"sluiceBA", 2, "bans");
 /// How often something starts over because its slot was taken away.
 const ATTEMPTS: usize = 16;
 /// Parts of the count of refusals, a cache line each: a flood of banned clients is refused by all workers at once.
@@ -52,7 +56,9 @@ shared_struct! {
         by_others: AtomicU64,
         lifted: AtomicU64,
         dry: AtomicU64,
-        reserved: [AtomicU64; 2],
+        /// What this host calls itself; see [`BanZone::origin`].
+        origin: AtomicU64,
+        reserved: AtomicU64,
     }
 }
 
@@ -139,6 +145,7 @@ impl BanZone {
         zone.header.seal.lift();
         zone.bans.wipe();
         zone.hits.wipe();
+        zone.header.origin.store(random(), SeqCst);
         zone.header.seal.set(&FORMAT);
         Ok(zone)
     }
@@ -253,7 +260,7 @@ impl BanZone {
             self.header.last_end.fetch_max(new.until, SeqCst);
             let Ok(placed) = book::write(claim.slot, id, key, new, now) else { continue };
             if placed.fresh {
-                self.tally(new);
+                self.tally(new.dry, new.origin, new.cause);
             }
             if !new.told && !new.dry {
                 self.header.untold.store(1, SeqCst);
@@ -283,12 +290,52 @@ impl BanZone {
         book::read(self.bans.find(group, id)?)
     }
 
-    /// Redis has it.
-    pub fn told(&self, key: &KeyHash) {
+    /// Heeds a word of Redis's about a key, unless a later one is known. `None`: there is no room for a ban that ends so soon.
+    pub fn hear(&self, key: &KeyHash, told: &Told, now: Millis) -> Option<Heeded> {
         let (id, group) = self.bans.locate(key);
-        if let Some(slot) = self.bans.find(group, id) {
-            book::told(slot, id);
+        for _ in 0..ATTEMPTS {
+            let slot = match (self.bans.find(group, id), told.what) {
+                (Some(slot), _) => slot,
+                (None, Word::Banned { until, .. }) if until > now => {
+                    // Who is pushed out by this would come back with the next list, and push out another.
+                    if self
+                        .bans
+                        .soonest(group)
+                        .is_some_and(|soonest| soonest.ms() > now && soonest.ms() >= until)
+                    {
+                        return None;
+                    }
+                    let Some(claim) = self.bans.claim(group, id, now) else { continue };
+                    claim.slot.begin(now);
+                    if claim.evicted {
+                        self.header.evicted.fetch_add(1, Relaxed);
+                    }
+                    claim.slot
+                }
+                (None, _) => return Some(Heeded::Known),
+            };
+            if let Word::Banned { until, .. } = told.what {
+                self.header.last_end.fetch_max(until, SeqCst);
+            }
+            let Ok(heeded) = book::hear(slot, id, key, told, now) else { continue };
+            match (heeded, told.what) {
+                (Heeded::Turned, Word::Banned { cause, origin, .. }) => self.tally(false, origin, cause),
+                (Heeded::Turned, Word::Lifted { .. }) => {
+                    self.header.lifted.fetch_add(1, Relaxed);
+                }
+                // The list is to be read again, whatever its version.
+                (Heeded::Raced, _) => self.set_version(0),
+                _ => {}
+            }
+            return Some(heeded);
         }
+        self.set_version(0);
+        Some(Heeded::Raced)
+    }
+
+    /// What this host is called where several talk about bans: a number that no other has, for as long as the zone lives.
+    pub fn origin(&self) -> u64 {
+        self.header.origin.load(SeqCst)
     }
 
     /// A banned client of this address was seen: a ban that came from another host does not tell it.
@@ -360,10 +407,21 @@ impl BanZone {
             if let Some(at) = entry.lifted {
                 self.lift(&entry.key, at, entry.told, now);
             }
+            let (id, group) = self.bans.locate(&entry.key);
+            if let Some(slot) = self.bans.find(group, id) {
+                book::follow(slot, id, &entry);
+            }
         }
+        self.header.origin.store(old.origin(), SeqCst);
         // These were counted when they began.
         self.copy_counts(old);
     }
+}
+
+/// A number that nobody else draws.
+fn random() -> u64 {
+    // What the standard library keys its maps with comes from the system.
+    RandomState::new().build_hasher().finish().max(1)
 }
 
 /// The end of a ban as its slot keeps it.

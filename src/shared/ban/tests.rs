@@ -166,6 +166,113 @@ fn what_was_lifted_is_not_put_into_force_by_what_began_before() {
     assert_eq!(zone.banned(&key(1), 161), Some(900));
 }
 
+/// A ban that Redis tells of under this stamp.
+fn heard(stamp: u64, until: Millis) -> Told {
+    let (since, ends, level, cause, origin) = (100, until + 7_000, 2, Cause::Status, Origin::Other);
+    Told {
+        stamp,
+        answers: None,
+        listed: false,
+        what: Word::Banned { since, until, ends, level, cause, origin },
+    }
+}
+
+fn lifted(stamp: u64, at: Millis) -> Told {
+    Told { what: Word::Lifted { at }, ..heard(stamp, 0) }
+}
+
+#[test]
+fn the_word_with_the_greatest_stamp_holds_in_whatever_order_they_come() {
+    let words = [heard(11, 900), lifted(12, 300), heard(13, 500), heard(14, 700)];
+    for order in [[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2], [2, 0, 3, 1]] {
+        let zone = zone(BanZone::MIN_SIZE);
+        for (now, at) in (400..).zip(order) {
+            zone.hear(&key(1), &words[at], now);
+            zone.hear(&key(1), &words[at], now);
+        }
+        assert_eq!(zone.banned(&key(1), 410), Some(700), "{order:?}");
+        assert_eq!(
+            (zone.get(&key(1)).unwrap().stamp, zone.counters().by_others),
+            (14, zone.counters().lifted + 1)
+        );
+        zone.hear(&key(1), &lifted(15, 420), 420);
+        assert_eq!(zone.banned(&key(1), 420), None);
+    }
+}
+
+#[test]
+fn what_is_said_here_holds_until_redis_has_answered_it() {
+    let zone = zone(BanZone::MIN_SIZE);
+    zone.hear(&key(1), &heard(20, 900), 200);
+    // A shorter one, by hand.
+    zone.ban(&key(1), &New { force: true, ..new(300, 200) }, 200);
+    assert_eq!(zone.hear(&key(1), &heard(21, 800), 201), Some(Heeded::Pending));
+    let seq = zone.get(&key(1)).unwrap().seq;
+    assert!(seq >= 200_000 && zone.banned(&key(1), 202) == Some(300));
+    // The answer to an earlier word says nothing of this one.
+    let answer = |seq| Told { answers: Some(seq), ..heard(22, 300) };
+    assert_eq!(zone.hear(&key(1), &answer(seq - 1), 202), Some(Heeded::Pending));
+    assert_eq!(zone.hear(&key(1), &answer(seq), 202), Some(Heeded::Kept));
+    assert_eq!(zone.hear(&key(1), &heard(23, 950), 203), Some(Heeded::Kept));
+    assert_eq!(zone.banned(&key(1), 204), Some(950));
+    // Lifted and banned anew in one millisecond: the later word has the greater number.
+    zone.lift(&key(1), 300, false, 300);
+    let first = zone.get(&key(1)).unwrap().seq;
+    zone.ban(&key(1), &New { force: true, ..new(700, 300) }, 300);
+    assert!(zone.get(&key(1)).unwrap().seq > first && first > seq);
+    let echo = Told { answers: Some(first), ..lifted(24, 300) };
+    assert_eq!(zone.hear(&key(1), &echo, 301), Some(Heeded::Pending));
+    assert_eq!(zone.banned(&key(1), 302), Some(700));
+}
+
+#[test]
+fn a_list_corrects_ends_and_what_is_over_ends() {
+    let zone = zone(BanZone::MIN_SIZE);
+    zone.hear(&key(1), &heard(30, 5_000), 1_000);
+    assert_eq!(zone.hear(&key(1), &Told { listed: true, ..heard(30, 4_990) }, 1_001), Some(Heeded::Known));
+    assert_eq!(zone.hear(&key(1), &Told { listed: true, ..heard(30, 3_000) }, 1_001), Some(Heeded::Kept));
+    assert_eq!(zone.banned(&key(1), 1_002), Some(3_000), "this host had stood still when it heard of it");
+    let over = |stamp| Told { what: Word::Over, ..heard(stamp, 0) };
+    assert_eq!(zone.hear(&key(1), &over(29), 1_003), Some(Heeded::Known), "of an earlier ban");
+    assert_eq!(zone.hear(&key(1), &over(30), 1_003), Some(Heeded::Turned));
+    assert_eq!((zone.banned(&key(1), 1_004), zone.get(&key(1)).unwrap().stamp), (None, 30));
+    assert_eq!(zone.hear(&key(2), &over(30), 1_003), Some(Heeded::Known), "and of one that is not known");
+}
+
+#[test]
+fn workers_that_hear_the_same_at_once_count_it_once() {
+    for round in 0..200 {
+        let zone = zone(1 << 16);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    zone.hear(&key(round), &heard(40, 900), 200);
+                    zone.hear(&key(round), &lifted(41, 200), 200);
+                    zone.hear(&key(round), &heard(42, 800), 200);
+                });
+            }
+        });
+        // Whatever they have spoiled for each other, the list mends.
+        zone.hear(&key(round), &Told { listed: true, ..heard(42, 800) }, 201);
+        assert_eq!(zone.banned(&key(round), 202), Some(800));
+    }
+}
+
+#[test]
+fn what_redis_has_too_much_of_pushes_nobody_out() {
+    let zone = zone(BanZone::MIN_SIZE);
+    let room = zone.capacity() as u64;
+    for _ in 0..3 {
+        (0..room * 8).rev().for_each(|n| {
+            zone.hear(&key(n), &Told { listed: true, ..heard(1, 10_000 + 100 * n) }, 200);
+        });
+    }
+    assert_eq!((zone.counters().evicted, zone.counters().by_others), (0, room));
+    let other = Told { listed: true, ..heard(1, 9_000) };
+    let refused = (room * 8..room * 9).filter(|n| zone.hear(&key(*n), &other, 200).is_none()).count();
+    assert_eq!(refused as u64, room);
+}
+
 #[test]
 fn a_full_zone_lets_go_of_what_ends_soonest_and_never_for_a_hit() {
     let zone = zone(BanZone::MIN_SIZE);
@@ -203,6 +310,9 @@ fn reloads_keep_and_other_sizes_carry_over() {
     assert_eq!(larger.banned(&key(2), 300), None);
     assert_eq!(larger.ban(&key(2), &new(900, 150), 300), None, "what was lifted stays so");
     assert_eq!(larger.counters().by_hand, zone.counters().by_hand);
+    let said = |zone: &BanZone| zone.get(&key(2)).map(|entry| (entry.seq, entry.stamp, entry.told));
+    assert!(said(&larger).is_some_and(|(seq, ..)| seq > 0) && said(&larger) == said(&zone));
+    assert!(larger.origin() == zone.origin() && self::zone(1 << 16).origin() != zone.origin());
     let too_small = LayoutError::TooSmall { what: "bans", size: 100, needed: BanZone::MIN_SIZE };
     assert_eq!(BanZone::create(Region::on_heap(100)).err(), Some(too_small));
 }

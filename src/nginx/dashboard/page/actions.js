@@ -70,8 +70,8 @@ function banAction(zone) {
     }],
   });
 }
-function unbanAction(zone, key) {
-  ask({ title: `Lift the ban of ${key}`, about: `It may come again at once, at all gateways that share ${zone}.`, choices: [{ label: 'Lift', verb: 'Lift the ban', call: () => ({ method: 'DELETE', path: `http/bans/${segment(zone)}/${segment(key)}` }) }] });
+function unbanAction(zone, key, id) {
+  ask({ title: `Lift the ban of ${key}`, about: `It may come again at once, at all gateways that share ${zone}.`, choices: [{ label: 'Lift', verb: 'Lift the ban', call: () => ({ method: 'DELETE', path: `http/bans/${segment(zone)}/${segment(id)}` }) }] });
 }
 function keyActions(zone) {
   const fields = [{ name: 'key', label: 'Key', full: true, placeholder: 'as the zone counts it', maxlength: 300 }];

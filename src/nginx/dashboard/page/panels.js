@@ -113,9 +113,9 @@ function banCard({ name }) {
     rest.hidden = bans.length > 0 && bans.length <= MOST_BANS;
     say(rest, bans.length ? `And ${int(bans.length - MOST_BANS)} more: the filter finds them.` : zone.count ? 'None of them matches the filter.' : 'Nobody is banned.');
     table.hidden = !bans.length;
-    sync(body, bans.slice(0, MOST_BANS), (ban) => ban.id ?? ban.key, ({ key }) => {
+    sync(body, bans.slice(0, MOST_BANS), (ban) => ban.id ?? ban.key, ({ key, id }) => {
       const [why, ends] = [el('span', { class: 'words' }), inTime()];
-      const row = el('tr', {}, el('td', { class: 'mono' }, key), el('td', { class: 'l' }, why), el('td', {}, ends), el('td', {}, actionButton('Lift the ban of ' + key, () => unbanAction(name, key))));
+      const row = el('tr', {}, el('td', { class: 'mono' }, key), el('td', { class: 'l' }, why), el('td', {}, ends), el('td', {}, actionButton('Lift the ban of ' + key, () => unbanAction(name, key, id ?? key))));
       row.update = (ban) => {
         say(why, [ban.dry_run && 'dry run', ban.reason, ban.times > 1 && `${ban.times} times in a row`, ban.source === 'redis' && 'by another gateway'].filter(Boolean).join(' · '));
         put(row, 'title', ban.since ? 'since ' + new Date(at(ban.since)).toLocaleString() : null);

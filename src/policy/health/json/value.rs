@@ -166,12 +166,10 @@ pub(super) fn literal(text: &str) -> Result<Value, MatchError> {
         column: Some(column.max(1)),
     };
     if text.starts_with('"') {
-        return serde_json::from_str::<String>(text)
-            .map(Value::String)
-            .map_err(|error| {
-                let column = text.char_indices().take_while(|(at, _)| *at < error.column()).count();
-                refuse("expected one string in double quotes", column)
-            });
+        return serde_json::from_str::<String>(text).map(Value::String).map_err(|error| {
+            let column = text.char_indices().take_while(|(at, _)| *at < error.column()).count();
+            refuse("expected one string in double quotes", column)
+        });
     }
     match text {
         "true" => Ok(Value::Bool(true)),

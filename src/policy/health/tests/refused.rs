@@ -98,7 +98,10 @@ fn json_words() {
         ("json $.a in (b) x", "unexpected \"x\" in \"json\", expected optional or the end of the line"),
         ("json $.a ~ [", "invalid pattern \"[\" in \"json\": unclosed character class at column 1"),
         ("json $.a < 64x as bytes", "invalid json value \"64x\": expected a size, as in 64k at column 1"),
-        ("json $.a < 250 as ms", "invalid json value \"250\": expected a time with its unit, as in 250ms at column 1"),
+        (
+            "json $.a < 250 as ms",
+            "invalid json value \"250\": expected a time with its unit, as in 250ms at column 1",
+        ),
         ("json $.a < 250ms as s", "unexpected \"s\" in \"json\", expected bytes or ms"),
     ] {
         assert_eq!(refusal(line), message, "{line}");

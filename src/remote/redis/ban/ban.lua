@@ -2,21 +2,26 @@
 --
 -- KEYS   list     sorted set: hash of each key that is banned, and when that ends
 --        version  changes with the list
---        state    of one key: "END SINCE LEVEL CAUSE LIFTED"
+--        state    of one key: "END SINCE LEVEL CAUSE LIFTED STAMP ORIGIN SEQ"
 --        hits     of one key under one rule: "AT:COUNT AT:COUNT ..."
--- ARGV   what, channel, zone, hash; then, all times in milliseconds:
+-- ARGV   what, channel, zone as messages name it, hash, origin (who asks: hexadecimal); then, all times in milliseconds:
 --   hit  count, window, granule, duration, max_duration, cause, highest level, then how long ago each hit was
---   ban  left, ago (its beginning), level, cause, 1 to set aside what is in force, how long to remember it after
---   lift ago, left
+--   ban  left, ago (its beginning), level, cause, 1 to set aside what is in force, how long to remember it after, seq,
+--        END and STAMP (0: this is news; else Redis said so once, and may have lost it)
+--   lift ago, left, seq, STAMP (as above)
 --   list known version, first, last (positions)
 --
--- Replies: {0} nothing is in force; {1, left, ago, level, cause} that is; {2, ago} it was lifted;
+-- Each word about a key has a STAMP, which rises; of two, the one with the greater holds. SEQ numbers the words of one origin,
+-- in the order in which they were said; they may come in another.
+--
+-- Replies: {0} nothing is in force; {1, left, ago, level, cause, END, STAMP, ORIGIN, SEQ} that is, {3, ...} through this very
+-- hit; {2, ago, STAMP, ORIGIN, SEQ} it was lifted;
 -- of a list {version, 1 if it is another than the known one, members on this page, then for each that is
--- in force hash, left, ago, level, cause}.
+-- in force hash, left, ago, level, cause, END, STAMP, ORIGIN, SEQ}.
 
 local list, version, state, hits = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local what, channel, zone, hash = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local function arg(n) return tonumber(ARGV[4 + n]) end
+local what, channel, zone, hash, origin = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local function arg(n) return tonumber(ARGV[5 + n]) end
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -27,15 +32,21 @@ local function whole(n) return string.format('%.0f', n) end
 
 -- A value that is not ours is taken for absent.
 local function parse(text)
-  local a, b, c, d, e = string.match(text or '', '^(%d+) (%d+) (%d+) (%d+) (%d+)$')
-  if not a or #text > 80 then return { ends = 0, since = 0, level = 0, cause = 1, lifted = 0 } end
-  return { ends = tonumber(a), since = tonumber(b), level = tonumber(c), cause = tonumber(d), lifted = tonumber(e) }
+  local a, b, c, d, e, f, g, h = string.match(text or '', '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%x+) (%d+)$')
+  if not a or #text > 160 then
+    return { ends = 0, since = 0, level = 0, cause = 1, lifted = 0, stamp = 0, origin = '0', seq = 0 }
+  end
+  return { ends = tonumber(a), since = tonumber(b), level = tonumber(c), cause = tonumber(d), lifted = tonumber(e),
+    stamp = tonumber(f), origin = g, seq = tonumber(h) }
 end
 
-local function told(ban) return { 1, ban.ends - now, math.max(now - ban.since, 0), ban.level, ban.cause } end
+local function told(ban)
+  return { 1, ban.ends - now, math.max(now - ban.since, 0), ban.level, ban.cause, ban.ends, ban.stamp, ban.origin, ban.seq }
+end
 
 local function keep(ban, life)
-  local text = table.concat({ whole(ban.ends), whole(ban.since), whole(ban.level), whole(ban.cause), whole(ban.lifted) }, ' ')
+  local text = table.concat({ whole(ban.ends), whole(ban.since), whole(ban.level), whole(ban.cause), whole(ban.lifted),
+    whole(ban.stamp), ban.origin, whole(ban.seq) }, ' ')
   redis.call('SET', state, text, 'PX', whole(math.max(life, 1)))
 end
 
@@ -65,12 +76,15 @@ local function impose(ban, memory)
   if failed then return failed end
   keep(ban, ban.ends - now + memory)
   local reply = told(ban)
-  publish('ban', zone, hash, whole(reply[2]), whole(reply[3]), whole(reply[4]), whole(reply[5]))
+  local text = { 'ban', zone, hash }
+  for i = 2, 9 do text[#text + 1] = type(reply[i]) == 'number' and whole(reply[i]) or reply[i] end
+  publish(unpack(text))
   return reply
 end
 
 if what == 'list' then
-  local current = tonumber(redis.call('MGET', version)[1] or 0) or 0
+  -- 1: there is none, which is not the same as not having looked.
+  local current = tonumber(redis.call('MGET', version)[1] or 1) or 1
   local reply = { current, 1, 0 }
   if current == arg(1) then reply[2] = 0; return reply end
   local page = redis.pcall('ZRANGE', list, arg(2), arg(3), 'WITHSCORES')
@@ -86,10 +100,10 @@ if what == 'list' then
     local ban, ends = parse(texts[i]), tonumber(page[2 * i])
     if ends > now and ban.lifted == 0 then
       -- The state may have been put out by a server short of memory.
-      local since = ban.ends == ends and ban.since or now
-      for _, value in ipairs({ page[2 * i - 1], ends - now, math.max(now - since, 0), ban.level, ban.cause }) do
-        reply[#reply + 1] = value
-      end
+      if ban.ends ~= ends then ban.ends, ban.since = ends, now end
+      local row = told(ban)
+      row[1] = page[2 * i - 1]
+      for _, value in ipairs(row) do reply[#reply + 1] = value end
     end
   end
   return reply
@@ -97,30 +111,58 @@ end
 
 local ban = parse(redis.call('MGET', state)[1])
 local running = ban.ends > now and ban.lifted == 0
+local mine = ban.seq > 0 and ban.origin == origin
+
+-- What holds, after what was said has come too late, or changes nothing.
+local function standing()
+  if running then
+    -- It may be missing in the list after all.
+    if redis.pcall('ZADD', list, 'NX', whole(ban.ends), hash) ~= 0 then
+      local failed = enter(ban)
+      if failed then return failed end
+    end
+    return told(ban)
+  end
+  if ban.lifted > 0 then return { 2, math.max(now - ban.lifted, 0), ban.stamp, ban.origin, ban.seq } end
+  return { 0 }
+end
+
+-- Whether a word is not to be heeded, `at` being when it was said: one of the same origin's has been heard that was said later,
+-- or another's, about the same ban; or Redis knows better than who tells it what it has said itself.
+local function late(at, seq, stamp, since)
+  if stamp > 0 then return ban.stamp > stamp end
+  if mine then return seq <= ban.seq end
+  return ban.lifted > at or running and since > at
+end
+
+local stamp = math.max(micros, ban.stamp + 1)
 
 if what == 'lift' then
-  local at = now - arg(1)
-  if running and ban.since > at then return told(ban) end
-  redis.call('SET', state, '0 0 0 1 ' .. whole(at), 'PX', whole(math.max(arg(2), 60000)))
+  local at, left, seq = now - arg(1), arg(2), arg(3)
+  if late(at, seq, arg(4), ban.since) then return standing() end
+  local lifted = { ends = 0, since = 0, level = 0, cause = 1, lifted = at, stamp = stamp, origin = origin, seq = seq }
+  keep(lifted, math.max(left, 60000))
   local removed = redis.pcall('ZREM', list, hash)
   if type(removed) == 'number' then changed() elseif not string.find(removed.err, 'WRONGTYPE') then return removed end
-  publish('lift', zone, hash, whole(arg(1)))
-  return { 2, arg(1) }
+  publish('lift', zone, hash, whole(arg(1)), whole(stamp), origin, whole(seq))
+  return { 2, arg(1), stamp, origin, seq }
 end
 
 if what == 'ban' then
-  local left, since, level, cause, force = arg(1), now - arg(2), arg(3), arg(4), arg(5)
-  if force ~= 1 then
-    if ban.lifted >= since then return { 2, now - ban.lifted } end
-    if running then
-      left, since, level = math.max(left, ban.ends - now), math.min(since, ban.since), math.max(level, ban.level)
-      cause = ban.cause
-      local same = now + left == ban.ends and level == ban.level
-      -- It may be missing in the list after all.
-      if same and redis.pcall('ZADD', list, 'NX', whole(ban.ends), hash) == 0 then return told(ban) end
-    end
+  local left, since, level, cause, force = arg(1), now - arg(2), arg(3), arg(4), arg(5) == 1
+  local memory, seq, ends, was = arg(6), arg(7), arg(8), arg(9)
+  -- By hand it was said when it began; what misbehaviour led to may add to what is in force.
+  if late(since, seq, was, (force or ban.cause == 3) and ban.since or 0) then return standing() end
+  if was > 0 then
+    left = math.min(left, ends - now)
+    if left <= 0 then return standing() end
+  elseif running and not force then
+    left, since, level = math.max(left, ban.ends - now), math.min(since, ban.since), math.max(level, ban.level)
+    cause = ban.cause
+    if now + left == ban.ends and level == ban.level then return standing() end
   end
-  return impose({ ends = now + left, since = since, level = level, cause = cause, lifted = 0 }, arg(6))
+  return impose({ ends = now + left, since = since, level = level, cause = cause, lifted = 0, stamp = stamp, origin = origin,
+    seq = seq }, memory)
 end
 
 -- A hit.
@@ -134,7 +176,7 @@ if #text <= 4096 and not string.find(text, '[^%d: ]') then
     if tonumber(at) > from and tonumber(at) <= now then log[#log + 1] = { tonumber(at), tonumber(n) } end
   end
 end
-for i = 8, #ARGV - 4 do
+for i = 8, #ARGV - 5 do
   local at = now - arg(i)
   if at > from then log[#log + 1] = { at, 1 } end
 end
@@ -152,7 +194,11 @@ if total >= count then
   level = math.max(level - math.floor((now - ban.ends) / longest), 0)
   level = math.min(level + 1, highest)
   local length = math.min(duration * 2 ^ (level - 1), longest)
-  return impose({ ends = now + length, since = now, level = level, cause = cause, lifted = 0 }, longest)
+  -- One level is forgotten with each `longest`: there are so many to be remembered.
+  local reply = impose({ ends = now + length, since = now, level = level, cause = cause, lifted = 0, stamp = stamp,
+    origin = origin, seq = 0 }, longest * level)
+  if reply[1] == 1 then reply[1] = 3 end
+  return reply
 end
 local parts = {}
 for i = math.max(#merged - RING + 1, 1), #merged do parts[#parts + 1] = whole(merged[i][1]) .. ':' .. whole(merged[i][2]) end

@@ -29,6 +29,7 @@ pub(in crate::remote::redis) struct Bans {
     link: usize,
     name: Arc<str>,
     prefix: String,
+    database: u32,
     /// Whether any zone of bans names this Redis.
     on: bool,
     /// How long an answer may take.
@@ -38,8 +39,8 @@ pub(in crate::remote::redis) struct Bans {
     asks: tokio::sync::Mutex<Receiver<Ask>>,
     /// The operator was told why the bans of others come late.
     deaf: AtomicBool,
-    /// And why nothing comes.
-    ailing: AtomicBool,
+    /// And why nothing comes, and why nothing can be told.
+    ailing: [AtomicBool; 2],
 }
 
 /// What a call says about its connection.
@@ -61,13 +62,14 @@ impl Bans {
             link,
             name: settings.name.as_str().into(),
             prefix: settings.key_prefix.clone(),
+            database: settings.database,
             on: settings.bans,
             patience: settings.connect_timeout + settings.timeout,
             outbox,
             gate,
             asks: tokio::sync::Mutex::new(asks),
             deaf: AtomicBool::new(false),
-            ailing: AtomicBool::new(false),
+            ailing: Default::default(),
         };
         (sender, Arc::new(bans))
     }
@@ -93,7 +95,9 @@ impl Bans {
         }
         if let Some(Value::BulkString(bytes)) = push.data.last()
             && let Ok(text) = std::str::from_utf8(bytes)
-            && let Some((zone, what)) = wire::message(text)
+            && let Some(((database, zone), what)) = wire::message(text)
+            // Messages are heard in all databases of a server.
+            && database == self.database
         {
             self.tell(zone, what);
         }
@@ -136,20 +140,28 @@ impl Bans {
 
     /// Tells one thing, and passes on the answer.
     pub(in crate::remote::redis) async fn ask(&self, mut redis: MultiplexedConnection, ask: &Ask) -> Health {
-        let place = Place { prefix: &self.prefix, zone: &ask.zone, script: script::BAN.get_hash() };
+        let place = Place {
+            prefix: &self.prefix,
+            database: self.database,
+            zone: &ask.zone,
+            origin: ask.origin,
+            script: script::BAN.get_hash(),
+        };
         let told = match &ask.what {
             What::List { known } => timeout(self.patience, self.list(&mut redis, &place, *known)).await,
-            what => timeout(self.patience, self.one(&mut redis, &place, ask.at, what)).await,
+            _ => timeout(self.patience, self.one(&mut redis, &place, ask)).await,
         };
+        // That the list can be read says nothing of whether anything can be written.
+        let ailing = &self.ailing[usize::from(!matches!(ask.what, What::List { .. }))];
         match told {
             Ok(Ok(heard)) => {
-                self.ailing.store(false, Ordering::Relaxed);
+                ailing.store(false, Ordering::Relaxed);
                 heard.into_iter().for_each(|what| self.tell(&ask.zone, what));
                 Health::Well
             }
             Ok(Err((reason, moved))) => {
                 self.tell(&ask.zone, Heard::Failed);
-                if !moved && !self.ailing.swap(true, Ordering::Relaxed) {
+                if !moved && !ailing.swap(true, Ordering::Relaxed) {
                     self.outbox.put(Done::Link(LinkEvent::Bans { name: self.name.clone(), reason }));
                 }
                 if moved { Health::Moved } else { Health::Well }
@@ -167,17 +179,11 @@ impl Bans {
         &self,
         redis: &mut MultiplexedConnection,
         place: &Place<'_>,
-        at: Instant,
-        what: &What,
+        ask: &Ask,
     ) -> Result<Option<Heard>, (String, bool)> {
-        let key = match what {
-            What::Hit { key, .. } | What::Lift { key, .. } => *key,
-            What::Ban { ban, .. } => ban.key,
-            What::List { .. } => return Ok(None),
-        };
-        let passed = Millis::try_from(at.elapsed().as_millis()).unwrap_or(Millis::MAX);
-        let reply = self.run(redis, &place.command(what, passed)).await?;
-        wire::read(key, &reply).map_err(|reason| (reason.to_owned(), false))
+        let passed = Millis::try_from(ask.at.elapsed().as_millis()).unwrap_or(Millis::MAX);
+        let reply = self.run(redis, &place.command(&ask.what, passed)).await?;
+        wire::read(ask, &reply).map_err(|reason| (reason.to_owned(), false))
     }
 
     /// Reads the list page by page. If it has changed meanwhile it is read again, and at last taken as it is.
@@ -187,7 +193,7 @@ impl Bans {
         place: &Place<'_>,
         known: u64,
     ) -> Result<Option<Heard>, (String, bool)> {
-        let mut tries = 0;
+        let (mut tries, begun) = (0, Instant::now());
         let (mut bans, mut first, mut version) = (Vec::new(), 0, None);
         loop {
             let reply = self.run(redis, &place.page(known, first)).await?;
@@ -201,6 +207,10 @@ impl Bans {
             bans.extend(page);
             let version = *version.get_or_insert(current);
             first += PAGE;
+            if begun.elapsed() > self.patience {
+                // This process stood still: the lengths of time in it are no longer true.
+                return Ok(Some(Heard::Failed));
+            }
             if members < PAGE {
                 return Ok(Some(Heard::Listed { version, bans, whole }));
             }

@@ -4,7 +4,7 @@ use super::*;
 use crate::policy::Millis;
 use crate::policy::ban::{Cause, Terms};
 use crate::policy::limit::KeyHash;
-use crate::remote::redis::ban::{Ask, Banned, Heard, What};
+use crate::remote::redis::ban::{Ask, Banned, Heard, How, Said, What, Word};
 
 const TERMS: Terms = Terms { count: 3, window: 10_000, duration: 60_000, max_duration: 150_000 };
 
@@ -18,12 +18,20 @@ pub(super) fn sharing(mut settings: Settings) -> Settings {
     settings
 }
 
+/// One that misbehaviour led to, or Redis would not add it to another.
 pub(super) fn ban(n: u32, left: Millis, ago: Millis, level: u32) -> What {
-    What::Ban {
-        ban: Banned { key: key(n), left, ago, level, cause: Cause::Manual },
-        force: false,
-        memory: 1_000,
-    }
+    let ban = Banned { key: key(n), left, ago, level, cause: Cause::Status };
+    What::Ban { ban, force: false, memory: 1_000, seq: 0 }
+}
+
+/// The `seq`th word of an operator.
+fn by_hand(n: u32, left: Millis, ago: Millis, seq: u64) -> What {
+    let ban = Banned { key: key(n), left, ago, level: 1, cause: Cause::Manual };
+    What::Ban { ban, force: true, memory: 1_000, seq }
+}
+
+fn lift(n: u32, ago: Millis, seq: u64) -> What {
+    What::Lift { key: key(n), ago, left: 60_000, seq, stamp: 0 }
 }
 
 fn hit(n: u32) -> What {
@@ -32,7 +40,7 @@ fn hit(n: u32) -> What {
 
 fn hit_under(n: u32, terms: Terms) -> What {
     let counter = key(n).with(&KeyHash::new(b"rule"));
-    What::Hit { key: key(n), counter, terms, cause: Cause::Status }
+    What::Hit { key: key(n), counter, terms, cause: Cause::Status, address: None }
 }
 
 impl Worker {
@@ -43,7 +51,8 @@ impl Worker {
     /// Something that was to be told so long ago.
     fn say_ago(&self, what: What, ago: Duration) {
         let at = Instant::now().checked_sub(ago).unwrap();
-        self.engine.submit(vec![Job::Ban(Ask { link: 0, zone: "z".to_owned(), at, what })]);
+        let (link, zone, origin) = (0, "z".to_owned(), std::ptr::from_ref(self) as u64);
+        self.engine.submit(vec![Job::Ban(Ask { link, zone, origin, at, what })]);
     }
 
     pub(super) fn hear<T>(&self, mut pick: impl FnMut(&Heard) -> Option<T>) -> T {
@@ -55,14 +64,24 @@ impl Worker {
 
     pub(super) fn hear_banned(&self, n: u32) -> Banned {
         self.hear(|heard| match heard {
-            Heard::Banned(ban) if ban.key == key(n) => Some(*ban),
+            Heard::Banned { ban, .. } if ban.key == key(n) => Some(*ban),
+            _ => None,
+        })
+    }
+
+    /// The same with all that is said of it.
+    fn hear_word(&self, n: u32) -> (Banned, Said, Word, How) {
+        self.hear(|heard| match heard {
+            Heard::Banned { ban, ends, word, how } if ban.key == key(n) => {
+                Some((*ban, Said { ends: *ends, stamp: word.stamp }, *word, *how))
+            }
             _ => None,
         })
     }
 
     fn hear_lifted(&self, n: u32) -> Millis {
         self.hear(|heard| match heard {
-            Heard::Lifted { key: its, ago } if *its == key(n) => Some(*ago),
+            Heard::Lifted { key: its, ago, .. } if *its == key(n) => Some(*ago),
             _ => None,
         })
     }
@@ -72,7 +91,7 @@ impl Worker {
         self.hear(|heard| match heard {
             Heard::Listed { version, bans, whole } => {
                 assert!(whole);
-                Some((*version, bans.clone()))
+                Some((*version, bans.iter().map(|(ban, ..)| *ban).collect()))
             }
             _ => None,
         })
@@ -105,9 +124,9 @@ fn what_one_host_tells_the_other_hears() {
     for host in [&a, &b] {
         let heard = host.hear_banned(1);
         assert!((59_000..=60_000).contains(&heard.left) && (500..1_500).contains(&heard.ago), "{heard:?}");
-        assert_eq!((heard.level, heard.cause), (2, Cause::Manual));
+        assert_eq!((heard.level, heard.cause), (2, Cause::Status));
     }
-    b.say(What::Lift { key: key(1), ago: 0, left: 60_000 });
+    b.say(lift(1, 0, 0));
     assert!(a.hear_lifted(1) < 1_000);
 }
 
@@ -120,7 +139,7 @@ fn hits_of_all_hosts_are_counted_together() {
     a.say_ago(hit(1), Duration::from_secs(2));
     b.say(hit(1));
     std::thread::sleep(Duration::from_millis(100));
-    assert_eq!(a.list(1).1, []);
+    assert_eq!(a.list(0).1, []);
     b.say_ago(hit(1), Duration::from_secs(1));
     for host in [&a, &b] {
         let heard = host.hear_banned(1);
@@ -141,7 +160,7 @@ fn lengths_double_as_the_policy_says() {
     for level in 1..=5 {
         [&a, &b].into_iter().for_each(|host| host.say(hit_under(1, terms)));
         let heard = a.hear(|heard| match heard {
-            Heard::Banned(ban) if ban.level >= level => Some(*ban),
+            Heard::Banned { ban, .. } if ban.level >= level => Some(*ban),
             _ => None,
         });
         let length = terms.sentence(Some(crate::policy::ban::Past { level: level - 1, ended: 0 }), 0).length;
@@ -171,17 +190,145 @@ fn the_later_word_holds_however_late_it_comes() {
     a.say(ban(1, 60_000, 3_000, 1));
     b.hear_banned(1);
     // Lifted two seconds ago, by a host that Redis was away for; banned three seconds ago.
-    a.say(What::Lift { key: key(1), ago: 2_000, left: 60_000 });
+    a.say(lift(1, 2_000, 0));
     assert!((2_000..3_000).contains(&b.hear_lifted(1)));
     a.hear_lifted(1);
     b.say(ban(1, 57_000, 3_000, 1));
     assert!(b.hear_lifted(1) >= 2_000);
-    assert_eq!(a.list(1).1, []);
+    assert_eq!(a.list(0).1, []);
     // Banned anew a second ago: an end before that does not end it.
     b.say(ban(1, 60_000, 1_000, 1));
     b.hear_banned(1);
-    a.say(What::Lift { key: key(1), ago: 1_500, left: 60_000 });
-    assert_eq!(a.list(1).1.len(), 1);
+    a.say(lift(1, 1_500, 0));
+    assert_eq!(a.list(0).1.len(), 1);
+}
+
+#[test]
+fn the_words_of_one_host_hold_in_the_order_in_which_they_were_said() {
+    let redis = Redis::start(&[]);
+    let (a, b) = two_hosts(&redis);
+    // Lifted and banned anew at once, which Redis hears in the other order.
+    a.say(by_hand(1, 60_000, 0, 12));
+    let (_, said, word, _) = b.hear_word(1);
+    assert_eq!(word.seq, 12);
+    a.say(lift(1, 0, 11));
+    let (ban, again, _, how) = a.hear(|heard| match heard {
+        Heard::Banned { ban, ends, word, how: how @ How::Answer(11) } => {
+            Some((*ban, Said { ends: *ends, stamp: word.stamp }, *word, *how))
+        }
+        _ => None,
+    });
+    assert!(
+        ban.left > 59_000 && again == said && how == How::Answer(11),
+        "it is not ended by what was said before"
+    );
+    // Said once, heard twice.
+    a.say(by_hand(1, 50_000, 0, 12));
+    assert_eq!(a.list(0).1.len(), 1);
+    a.say(lift(1, 0, 13));
+    b.hear_lifted(1);
+    a.say(by_hand(1, 50_000, 1, 13));
+    assert_eq!(a.list(0).1, []);
+}
+
+#[test]
+fn a_word_by_hand_replaces_what_is_in_force() {
+    let redis = Redis::start(&[]);
+    let (a, b) = two_hosts(&redis);
+    a.say(ban(1, 3_600_000, 0, 3));
+    let (_, first, ..) = b.hear_word(1);
+    b.say(by_hand(1, 3_000, 0, 1));
+    let shorter = a.hear(|heard| match heard {
+        Heard::Banned { ban, word, .. } if ban.cause == Cause::Manual => Some((*ban, *word)),
+        _ => None,
+    });
+    assert!(shorter.0.left <= 3_000 && shorter.0.level == 1 && shorter.1.stamp > first.stamp);
+    // An outage later: said before that, and so set aside.
+    a.say(by_hand(1, 60_000, 2_000, 1));
+    assert!(a.list(0).1[0].left <= 3_000);
+}
+
+#[test]
+fn what_redis_has_lost_it_is_told_and_what_is_over_stays_so() {
+    let redis = Redis::start(&[]);
+    let (a, b) = two_hosts(&redis);
+    a.say(ban(1, 400, 0, 1));
+    let (its, said, ..) = b.hear_word(1);
+    let again = |said: Said| What::Again { ban: Banned { left: 60_000, ..its }, memory: 1_000, said };
+    let over =
+        |heard: &Heard| matches!(heard, Heard::Over { stamp, .. } if *stamp == said.stamp).then_some(());
+    redis.ask::<()>(&["FLUSHALL"]).unwrap();
+    b.say(again(said));
+    let (back, anew, ..) = a.hear(|heard| match heard {
+        Heard::Banned { ban, ends, word, how } if word.stamp != said.stamp => {
+            Some((*ban, Said { ends: *ends, stamp: word.stamp }, *word, *how))
+        }
+        _ => None,
+    });
+    assert!(
+        back.left <= 400 && anew.ends <= said.ends && anew.stamp > said.stamp,
+        "to the end that it had: {back:?}"
+    );
+    std::thread::sleep(Duration::from_millis(410));
+    b.say(again(said));
+    b.hear(over);
+    redis.ask::<()>(&["FLUSHALL"]).unwrap();
+    b.say(again(said));
+    b.hear(over);
+    assert_eq!(a.list(0), (1, vec![]), "an empty one is read too");
+}
+
+#[test]
+fn the_hit_that_was_one_too_many_is_told_so() {
+    let redis = Redis::start(&[]);
+    let (a, b) = two_hosts(&redis);
+    a.say(hit(1));
+    a.say(hit(1));
+    a.list(0);
+    let address = Some("192.0.2.1".parse().unwrap());
+    let What::Hit { key, counter, terms, cause, .. } = hit(1) else { unreachable!() };
+    b.say(What::Hit { key, counter, terms, cause, address });
+    let decided = |heard: &Heard| {
+        matches!(heard, Heard::Banned { how: How::Decided(its), .. } if *its == address).then_some(())
+    };
+    b.hear(decided);
+    assert_eq!(a.hear_word(1).3, How::Told);
+}
+
+#[test]
+fn bans_of_another_database_are_not_heard() {
+    let redis = Redis::start(&[]);
+    let a = Worker::on_host(sharing(redis.settings()), 1);
+    let other = Worker::on_host(sharing(Settings { database: 3, ..redis.settings() }), 2);
+    redis.subscribed(2);
+    other.say(ban(1, 60_000, 0, 1));
+    other.hear_banned(1);
+    a.say(ban(2, 60_000, 0, 1));
+    let first = a.hear(|heard| match heard {
+        Heard::Banned { ban, .. } => Some(ban.key),
+        _ => None,
+    });
+    assert_eq!(first, key(2));
+}
+
+#[test]
+fn doublings_are_remembered_for_as_long_as_it_takes_to_forget_them() {
+    let redis = Redis::start(&[]);
+    let (a, _b) = two_hosts(&redis);
+    let terms = Terms { count: 1, window: 1_000, duration: 50, max_duration: 200 };
+    let length = |level| {
+        a.say(hit_under(1, terms));
+        let ban = a.hear(|heard| match heard {
+            Heard::Banned { ban, how: How::Decided(_), .. } => Some(*ban),
+            _ => None,
+        });
+        assert_eq!(ban.level, level);
+        ban.left
+    };
+    (1..=3).for_each(|level| std::thread::sleep(Duration::from_millis(length(level) + 5)));
+    // One of three is forgotten.
+    std::thread::sleep(Duration::from_millis(250));
+    length(3);
 }
 
 #[test]
@@ -227,7 +374,7 @@ fn names_are_hashed_and_all_expires() {
     a.say(ban(1, 60_000, 0, 1));
     a.hear_banned(1);
     a.say(hit(2));
-    a.say(What::Lift { key: key(3), ago: 0, left: 1 });
+    a.say(lift(3, 0, 0));
     a.hear_lifted(3);
     a.list(0);
     let keys: Vec<String> = redis.ask(&["KEYS", "*ban*"]).unwrap();
@@ -253,16 +400,18 @@ fn values_that_are_not_ours_are_taken_for_absent() {
             let command: Vec<_> = [&foreign[..1], &[name], &foreign[1..]].concat();
             redis.ask::<()>(&command).unwrap();
         }
-        assert_eq!(a.list(1).1, [], "{foreign:?}");
+        assert_eq!(a.list(0).1, [], "{foreign:?}");
         (0..3).for_each(|_| a.say(hit(1)));
         b.hear_banned(1);
         redis.ask::<()>(&["ZADD", list, "99999999999999", "nobody's"]).unwrap();
-        assert_eq!(a.list(1).1.len(), 1, "{foreign:?}");
-        b.say(What::Lift { key: key(1), ago: 0, left: 1 });
+        assert_eq!(a.list(0).1.len(), 1, "{foreign:?}");
+        b.say(lift(1, 0, 0));
         a.hear_lifted(1);
         b.hear_lifted(1);
     }
-    for message in ["", "ban z x", "ban z", "lift z 00 1", "ban  1 2 3 4"] {
+    for message in
+        ["", "ban 0/z x", "ban z", "lift 0/z 00 1", "ban  1 2 3 4", "ban x/z 1", "lift 0/z 0 0 0 x 0"]
+    {
         redis.ask::<()>(&["PUBLISH", "sluice:bans", message]).unwrap();
     }
     a.say(ban(9, 60_000, 0, 1));
