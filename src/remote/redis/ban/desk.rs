@@ -161,9 +161,11 @@ impl Bans {
             }
             Ok(Err((reason, moved))) => {
                 self.tell(&ask.zone, Heard::Failed);
-                if !moved && !ailing.swap(true, Ordering::Relaxed) {
+                let ailed = || self.ailing.iter().any(|ailing| ailing.load(Ordering::Relaxed));
+                if !moved && !ailed() {
                     self.outbox.put(Done::Link(LinkEvent::Bans { name: self.name.clone(), reason }));
                 }
+                ailing.fetch_or(!moved, Ordering::Relaxed);
                 if moved { Health::Moved } else { Health::Well }
             }
             // Nobody else may be talking to this server: that it is gone must be found out here.
