@@ -14,7 +14,6 @@ my ($port, $back, $closed) = (free_port(), free_port(), free_port());
 my @kinds = (
     [ error          => "127.0.0.1:$closed",                'refused',   502 ],
     [ error          => "127.0.0.1:$back",                  'reset',     502 ],
-    [ error          => '127.0.0.1:1 down',                 'none',      502 ],
     [ timeout        => '127.0.0.1:' . $silent->sockport,   'silent',    504 ],
     [ invalid_header => "127.0.0.1:$back",                  'big',       502 ],
     [ http_500       => "127.0.0.1:$back",                  '500',       500 ],
@@ -43,6 +42,9 @@ for (@kinds) {
     case(@$_, $kind, 1);
     case(@$_, join(' ', grep { $_ ne $kind } @default, 'http_429', 'http_404'), 0);
 }
+# Nobody is there, by decision: that is no result.
+case(none => '127.0.0.1:1 down', 'none', 502, '', 0);
+case(http_503 => "127.0.0.1:$back", '503', 503, 'http_500-599', 1);
 my $answers = join '', map {"location /$_ { return $_; }\n"} 404, 429, 500, 502, 503, 504;
 my $gateway = gateway(main => 'error_log logs/error.log info;', http => <<"CONF");
 proxy_read_timeout 100ms;
@@ -67,9 +69,11 @@ ok $gateway->quit, 'quit';
 unlike $gateway->log, qr/\[(?:emerg|crit)\]|panic|exited on signal/, 'nothing bad in the log';
 
 for (
-    [ 'upstream u { server 127.0.0.1:1; circuit_breaker_failure http_200; }',        'has unknown parameter "http_200"' ],
-    [ 'upstream u { server 127.0.0.1:1; circuit_breaker_failure http_5xx; }',        'has unknown parameter "http_5xx"' ],
-    [ 'upstream u { server 127.0.0.1:1; circuit_breaker_failure errors; }',          'has unknown parameter "errors"' ],
+    [ 'upstream u { server 127.0.0.1:1; circuit_breaker_failure http_200; }',        'has invalid value "http_200" of "circuit_breaker_failure", error, timeout, invalid_header, http_CODE or http_CODE-CODE from 400 to 599 expected' ],
+    [ 'upstream u { server 127.0.0.1:1; circuit_breaker_failure http_5xx; }',        'has invalid value "http_5xx" of "circuit_breaker_failure", error, timeout, invalid_header, http_CODE or http_CODE-CODE from 400 to 599 expected' ],
+    [ 'upstream u { server 127.0.0.1:1; circuit_breaker_failure errors; }',          'has invalid value "errors" of "circuit_breaker_failure", error, timeout, invalid_header, http_CODE or http_CODE-CODE from 400 to 599 expected' ],
+    [ 'upstream u { server 127.0.0.1:1; circuit_breaker_failure http_599-500; }',    'has invalid value "http_599-500" of "circuit_breaker_failure", error, timeout, invalid_header, http_CODE or http_CODE-CODE from 400 to 599 expected' ],
+    [ 'upstream u { server 127.0.0.1:1; circuit_breaker_failure http_500-503 http_502; }', 'has duplicate parameter "http_502"' ],
     [ 'upstream u { server 127.0.0.1:1; circuit_breaker_failure error error; }',     'has duplicate parameter "error"' ],
     [ 'upstream u { server 127.0.0.1:1; circuit_breaker_failure error; circuit_breaker_failure error; }', 'is duplicate' ],
     [ 'server { circuit_breaker_failure error; }',                                   'is not allowed here' ],

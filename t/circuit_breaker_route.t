@@ -203,6 +203,8 @@ for (
     [ 'a b',                                 'has unknown parameter "b"' ],
     [ 'a scope=peer',                        'has "scope=peer", which is for an upstream' ],
     [ 'a scope=upstream',                    'has "scope=upstream", which is for an upstream' ],
+    [ '$uri',                                'has a variable in its name "$uri", plain text expected' ],
+    [ 'dry_run',                             'has no name, which comes first in a location' ],
     [ 'a max_ejected=10%',                   'has "max_ejected=10%", which is for an upstream' ],
     [ 'a half_open_via=probe',               'has "half_open_via=probe", which is for an upstream' ],
     [ 'a half_open_via=never',               'has invalid value "never" of "half_open_via"' ],

@@ -223,7 +223,7 @@ impl<'a> Param<'a> {
 
     /// A whole number.
     pub fn number(&self) -> Result<u64> {
-        self.value()?.parse().map_err(|_| self.invalid("a whole number"))
+        whole(self.value()?).ok_or_else(|| self.invalid("a whole number"))
     }
 
     /// A time in milliseconds.
@@ -244,7 +244,7 @@ impl<'a> Param<'a> {
     pub fn percent(&self) -> Result<u64> {
         let text = self.value()?;
         let digits = text.strip_suffix('%').unwrap_or(text);
-        digits.parse().ok().filter(|p| *p <= 100).ok_or_else(|| self.invalid("a percentage from 0% to 100%"))
+        whole(digits).filter(|p| *p <= 100).ok_or_else(|| self.invalid("a percentage from 0% to 100%"))
     }
 
     /// Not acceptable: `expected` says what would be.
@@ -256,6 +256,11 @@ impl<'a> Param<'a> {
     pub fn unknown(&self) -> ConfError {
         ConfError::UnknownParameter(self.text.to_owned())
     }
+}
+
+/// Digits and nothing else.
+fn whole(text: &str) -> Option<u64> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
 /// nginx's time syntax, in milliseconds; a bare number is seconds.
@@ -368,6 +373,12 @@ pub fn complain(cf: *mut sys::ngx_conf_t, message: core::fmt::Arguments<'_>) {
 pub fn complain_at(cf: *mut sys::ngx_conf_t, place: &Place, message: core::fmt::Arguments<'_>) {
     // SAFETY: `cf` is the parser state of the running configuration phase; its log is alive.
     unsafe { super::log::write(super::log::Level::Emerg, (*cf).log, format_args!("{message}{place}")) }
+}
+
+/// Warns of something in the configuration that is as good as not there, with the place of the directive.
+pub fn warn_at(cf: *mut sys::ngx_conf_t, place: &Place, message: core::fmt::Arguments<'_>) {
+    // SAFETY: as in `complain_at`.
+    unsafe { super::log::write(super::log::Level::Warn, (*cf).log, format_args!("{message}{place}")) }
 }
 
 extern "C" fn set(cf: *mut sys::ngx_conf_t, cmd: *mut sys::ngx_command_t, conf: *mut c_void) -> *mut c_char {

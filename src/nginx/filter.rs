@@ -60,7 +60,8 @@ fn refused(request: &Request, refusal: &Refusal) {
     let status = unsafe { (*request.as_ptr()).headers_out.status } as u32;
     let still = match refusal.cause {
         Cause::RateLimit | Cause::Banned => status >= 400,
-        Cause::Unavailable => status == refusal.status,
+        // The server of a fallback knows best when it is worth coming back.
+        Cause::Unavailable => status == refusal.status && !super::breaker::is_answered(request),
     };
     if still {
         request.set_number("Retry-After", refusal.retry_seconds());

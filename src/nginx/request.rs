@@ -40,6 +40,15 @@ impl Request {
         unsafe { (*self.as_ptr()).method as u32 & SAFE != 0 }
     }
 
+    /// Whether the client has announced a body.
+    pub fn has_body(&self) -> bool {
+        // SAFETY: a live request; see `from_ptr`.
+        unsafe {
+            let headers = &(*self.as_ptr()).headers_in;
+            headers.content_length_n > 0 || headers.chunked() != 0
+        }
+    }
+
     /// The client's request that this one serves; itself, if it is no subrequest.
     pub fn main(&self) -> &Self {
         // SAFETY: a request's main request outlives it.

@@ -120,6 +120,22 @@ impl PeersLock {
     }
 }
 
+impl PeersLock {
+    /// The same for whoever only reads.
+    ///
+    /// # Safety
+    /// As for [`Self::write`].
+    pub unsafe fn read(peers: *mut sys::ngx_http_upstream_rr_peers_t) -> Self {
+        // SAFETY: the caller vouches for `peers`.
+        unsafe {
+            if !(*peers).shpool.is_null() {
+                sys::ngx_rwlock_rlock(addr_of_mut!((*peers).rwlock));
+            }
+        }
+        Self(peers)
+    }
+}
+
 impl Drop for PeersLock {
     fn drop(&mut self) {
         // SAFETY: `write` took the lock of this very list, which outlives the guard.

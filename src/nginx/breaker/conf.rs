@@ -4,7 +4,7 @@ use core::cell::OnceCell;
 
 use nginx_sys as sys;
 
-use super::super::cf::{ConfError, Directive, Param, Place, Result, complain_at, set_once};
+use super::super::cf::{ConfError, Directive, Param, Place, Result, complain_at, set_once, warn_at};
 use super::super::conf::{self, MainConf, SrvConf};
 use super::super::limit::conf::error_status;
 use super::super::module::main_module;
@@ -114,24 +114,31 @@ impl Failing {
     fn read<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<Self> {
         let mut failing = Self::NONE;
         for word in words {
-            let failure = parse_failure(word).ok_or_else(|| ConfError::UnknownParameter(word.to_owned()))?;
-            if failing.counts(failure) {
+            let failures = parse_failures(word).ok_or_else(|| {
+                let expected = "error, timeout, invalid_header, http_CODE or http_CODE-CODE from 400 to 599";
+                ConfError::invalid("circuit_breaker_failure", word, expected)
+            })?;
+            if failures.iter().all(|failure| failing.counts(*failure)) {
                 return Err(ConfError::DuplicateParameter(word.to_owned()));
             }
-            match failure {
-                Failure::Error => failing.error = true,
-                Failure::Timeout => failing.timeout = true,
-                Failure::InvalidHeader => failing.invalid_header = true,
-                Failure::Http(status) => {
-                    if let Some((word, bit)) = bit_of(status)
-                        && let Some(statuses) = failing.statuses.get_mut(word)
-                    {
-                        *statuses |= bit;
-                    }
+            failures.into_iter().for_each(|failure| failing.add(failure));
+        }
+        Ok(failing)
+    }
+
+    fn add(&mut self, failure: Failure) {
+        match failure {
+            Failure::Error => self.error = true,
+            Failure::Timeout => self.timeout = true,
+            Failure::InvalidHeader => self.invalid_header = true,
+            Failure::Http(status) => {
+                if let Some((word, bit)) = bit_of(status)
+                    && let Some(statuses) = self.statuses.get_mut(word)
+                {
+                    *statuses |= bit;
                 }
             }
         }
-        Ok(failing)
     }
 }
 
@@ -141,16 +148,21 @@ fn bit_of(status: u16) -> Option<(usize, u64)> {
     Some((at / 64, 1 << (at % 64)))
 }
 
-/// `error`, `timeout`, `invalid_header`, or `http_` and a status from 400 to 599.
-fn parse_failure(word: &str) -> Option<Failure> {
+/// `error`, `timeout`, `invalid_header`, or `http_` and a status from 400 to 599, or two with `-` between.
+fn parse_failures(word: &str) -> Option<Vec<Failure>> {
+    let status = |digits: &str| {
+        let status = (digits.len() == 3).then(|| digits.parse::<u16>().ok()).flatten();
+        status.filter(|status| (400..=599).contains(status))
+    };
     match word {
-        "error" => Some(Failure::Error),
-        "timeout" => Some(Failure::Timeout),
-        "invalid_header" => Some(Failure::InvalidHeader),
+        "error" => Some(vec![Failure::Error]),
+        "timeout" => Some(vec![Failure::Timeout]),
+        "invalid_header" => Some(vec![Failure::InvalidHeader]),
         _ => {
-            let digits = word.strip_prefix("http_").filter(|d| d.len() == 3)?;
-            let status = digits.parse().ok().filter(|status| (400..=599).contains(status))?;
-            Some(Failure::Http(status))
+            let range = word.strip_prefix("http_")?;
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            let (first, last) = (status(first)?, status(last)?);
+            (first <= last).then(|| (first..=last).map(Failure::Http).collect())
         }
     }
 }
@@ -202,7 +214,8 @@ pub fn circuit_breaker(directive: &Directive, conf: &mut SrvConf) -> Result {
         }
     }
     if ejects && scope == Scope::Upstream {
-        return Err(ConfError::Other("has \"max_ejected\" without \"scope=peer\"".to_owned()));
+        let nothing = format_args!("\"max_ejected\" has no effect without \"scope=peer\"");
+        warn_at(directive.cf(), &directive.place(), nothing);
     }
     settings.validate().map_err(refused)?;
     if settings.via == Via::Probe {
@@ -216,9 +229,13 @@ pub fn circuit_breaker(directive: &Directive, conf: &mut SrvConf) -> Result {
 
 /// `circuit_breaker NAME …` in a location. Locations that give the same name share the breaker.
 fn route(directive: &Directive, conf: &mut Conf, location: &mut LocConf) -> Result {
-    let Some(name) = directive.args().first().filter(|name| !name.is_empty() && !name.contains('=')) else {
+    let is_name = |name: &&&str| !name.is_empty() && !name.contains('=') && **name != "dry_run";
+    let Some(name) = directive.args().first().filter(is_name) else {
         return Err(ConfError::Other("has no name, which comes first in a location".to_owned()));
     };
+    if name.contains('$') {
+        return Err(ConfError::Other(format!("has a variable in its name \"{name}\", plain text expected")));
+    }
     let mut settings = Settings::default();
     for param in directive.params(1)? {
         match param.name {
@@ -327,7 +344,7 @@ fn set(settings: &mut Settings, param: &Param<'_>) -> Result {
         "max_open" => settings.max_open = param.time()?,
         "jitter" => settings.jitter = percent(param)?,
         "half_open" => settings.half_open = count(param)?,
-        "lease" => settings.lease = param.time()?,
+        "lease" => settings.lease = Some(param.time()?),
         "dry_run" => settings.dry_run = param.flag()?,
         _ => return Err(param.unknown()),
     }

@@ -9,6 +9,7 @@ use super::super::log::{self, Level};
 use super::super::request::Request;
 use super::super::sys::{mono, worker_index};
 use super::About;
+use super::target;
 use crate::policy::Millis;
 use crate::policy::breaker::{Outcome, Settings, State, Told, Transition, Via};
 use crate::policy::limit::KeyHash;
@@ -75,12 +76,8 @@ impl Gate {
 
     /// May this request pass? Takes a permit if it must.
     pub(super) fn admit(&self, request: &Request) -> Result<Token, Millis> {
-        let may_test = match self.settings.via {
-            Via::Traffic => true,
-            Via::Safe => request.is_safe(),
-            Via::Probe => false,
-        };
-        let caller = Caller { worker: worker_index(), may_test };
+        let patience = target::of(request).patience;
+        let caller = Caller { worker: worker_index(), patience, may_test: self.may_test(request) };
         let (admission, made) = self.breaker.admit(&self.settings, mono(), caller);
         self.say(Some(request), made);
         match admission {
@@ -100,6 +97,19 @@ impl Gate {
         let closed = view.forced.is_none() && view.state == State::Closed;
         let patience = if closed || view.retry_after == 0 { 0 } else { self.patience(view.retry_after) };
         (&self.settings, view, patience)
+    }
+
+    fn may_test(&self, request: &Request) -> bool {
+        match self.settings.via {
+            Via::Traffic => true,
+            Via::Safe => request.is_safe(),
+            Via::Probe => false,
+        }
+    }
+
+    /// Whether this request would be a test.
+    pub(super) fn is_due(&self, request: &Request) -> bool {
+        self.may_test(request) && self.breaker.is_due(&self.settings, mono())
     }
 
     /// What [`Breaker::peek`] says.

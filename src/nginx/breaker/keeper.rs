@@ -1,27 +1,39 @@
 //! What a worker does for the breakers beside requests: frees the permits of a dead predecessor, and, once a
 //! second, lets time do its work.
 
+use core::cell::RefCell;
+use std::collections::VecDeque;
+
 use nginx_sys as sys;
 
 use super::super::conf::MainConf;
 use super::super::sys::{exiting, mono, worker_index};
 use super::super::timer::Timer;
 use super::super::worker;
+use super::peer::Peer;
 use super::{each_gate, has_gates};
 use crate::policy::Millis;
 
 const PERIOD: Millis = 1_000;
+/// So long the answer to a test may go on after its header: then the header decides. A stream of events, or a client that reads
+/// slowly, is not to keep all others out.
+const STREAM: Millis = 5_000;
 
 /// The housekeeping of one worker.
 pub struct Keeper {
     timer: Timer,
+    /// For those below.
+    streaming: Timer,
+    /// Tests whose answers come in, and since when; those that began first come first.
+    tests: RefCell<VecDeque<(Millis, *const Peer)>>,
 }
 
 impl Keeper {
     /// A worker starts. One that replaces a dead worker takes back what that one held; the first of the workers
     /// keeps house for all.
     pub fn start(conf: &'static MainConf, log: *mut sys::ngx_log_t) -> Self {
-        let keeper = Self { timer: Timer::new(tick, true, log) };
+        let (timer, streaming) = (Timer::new(tick, true, log), Timer::new(look, true, log));
+        let keeper = Self { timer, streaming, tests: RefCell::default() };
         let Some(store) = conf.upstreams.store() else { return keeper };
         let index = worker_index();
         if store.enter(usize::from(index), conf.health.generation.get()) {
@@ -33,6 +45,41 @@ impl Keeper {
             keeper.timer.arm(PERIOD);
         }
         keeper
+    }
+
+    /// The answer to a test begins.
+    pub fn streams(&self, peer: &Peer) {
+        let mut tests = self.tests.borrow_mut();
+        tests.push_back((mono() + STREAM, peer));
+        if tests.len() == 1 {
+            self.streaming.arm(STREAM);
+        }
+    }
+
+    /// It is over.
+    pub fn streamed(&self, peer: &Peer) {
+        self.tests.borrow_mut().retain(|(_, its)| !core::ptr::eq(*its, peer));
+    }
+
+    /// A test whose time is over by now.
+    fn overdue(&self) -> Option<*const Peer> {
+        let mut tests = self.tests.borrow_mut();
+        let (due, peer) = *tests.front()?;
+        if due > mono() {
+            self.streaming.arm(due - mono());
+            return None;
+        }
+        tests.pop_front();
+        Some(peer)
+    }
+}
+
+fn look() {
+    let Some(worker) = worker::current() else { return };
+    while let Some(peer) = worker.breakers.overdue() {
+        // SAFETY: it lies in the pool of its request, and is taken out of the list when the core is done with the upstream,
+        // which is before that.
+        unsafe { (*peer).judge_by_header() };
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! A request is admitted once by the breaker of its route and once per upstream it is sent to: in the precontent
 //! phase when the location names the upstream, else when the balancer is asked for a peer. It is judged once, when
-//! the core has finished with the upstream, all retries done. What is neither (a client that leaves, a redirect
-//! elsewhere) gives the admission back. Subrequests look at the state, take no permit and bring no result.
+//! the core has finished with the upstream, all retries done; a test whose answer does not end, by its header. What is neither (a
+//! client that leaves, a redirect elsewhere) gives the admission back. Subrequests look at the state and bring no result, but
+//! where it is time for a test: there may be no other requests.
 //!
 //! The breaker of a server is asked for each attempt, after the balancer's pick, and judges each ([`servers`]).
 
@@ -27,6 +28,7 @@ use std::rc::Rc;
 use nginx_sys as sys;
 
 use super::conf::MainConf;
+use super::context::Context;
 use super::health::Server;
 use super::request::Request;
 use super::sys::{DECLINED, mono, worker_index};
@@ -155,6 +157,11 @@ pub fn handler(request: &Request) -> sys::ngx_int_t {
     if watched && is_calm(place.route) && is_calm(place.upstream) {
         return DECLINED;
     }
+    // A body takes as long as its client likes, and is not to hold a permit meanwhile: the wrap asks when it is there.
+    let passes = |guard: Guard<'_>| guard.gate.peek().is_ok() || guard.gate.is_due(request);
+    if watched && request.has_body() && place.route.is_none_or(passes) && place.upstream.is_none_or(passes) {
+        return DECLINED;
+    }
     match enter_all(request, place.route, place.upstream) {
         Ok(()) => DECLINED,
         Err((gate, retry_after)) => refusal::early(request, gate, retry_after),
@@ -166,7 +173,9 @@ type Entered = Result<(), (&'static Gate, Millis)>;
 /// Asks the breaker of the route, then that of the upstream.
 fn enter_all(request: &Request, route: Option<Guard<'static>>, upstream: Option<Guard<'static>>) -> Entered {
     if let Some(guard) = route {
-        enter(request, guard, Scope::Route).map_err(|wait| (guard.gate, wait))?;
+        // Whoever comes back when the one would let him through is not to find the other one shut.
+        let other = || upstream.and_then(|guard| guard.gate.peek().err()).unwrap_or(0);
+        enter(request, guard, Scope::Route).map_err(|wait| (guard.gate, wait.max(other())))?;
     }
     let Some(guard) = upstream else { return Ok(()) };
     let entered = enter(request, guard, Scope::Upstream).map_err(|wait| (guard.gate, wait));
@@ -178,25 +187,53 @@ fn enter_all(request: &Request, route: Option<Guard<'static>>, upstream: Option<
     entered
 }
 
-/// Admits the client's request, or has a subrequest look.
+/// Admits the client's request. A subrequest of a test goes with it; another one looks, and tests if it is time for that.
 fn enter(request: &Request, guard: Guard<'static>, scope: Scope) -> Result<(), Millis> {
     let gate = guard.gate;
+    let seated = |ctx: &Context| {
+        let mut passage = ctx.passage.borrow_mut();
+        let seat = passage.seat(scope);
+        seat.token.is_some() && seat.is_at(gate)
+    };
+    if request.ctx().is_some_and(seated) {
+        return Ok(());
+    }
     if !request.is_main() {
-        return gate.peek();
+        let seen = gate.peek();
+        if seen.is_ok() || is_part_of_test(request, gate, scope) {
+            return Ok(());
+        }
+        if !gate.is_due(request) {
+            return seen;
+        }
     }
     // Without memory for a context there is nothing to remember a token in: the request passes uncounted.
     let Some(ctx) = request.ctx_or_new() else { return Ok(()) };
-    let seated = |seat: &passage::Seat| seat.token.is_some() && seat.is_at(gate);
-    if seated(ctx.passage.borrow_mut().seat(scope)) {
-        return Ok(());
-    }
     let admitted = gate.admit(request);
-    let mut passage = ctx.passage.borrow_mut();
-    let seat = passage.seat(scope);
-    seat.release();
-    seat.guard = Some(guard);
-    seat.token = admitted.as_ref().ok().copied();
+    let token = admitted.as_ref().ok().copied();
+    // Closed by another test in this very moment: the result of a subrequest says nothing.
+    let token = token.filter(|token| request.is_main() || token.is_test());
+    ctx.passage.borrow_mut().seat(scope).enter(guard, token);
     admitted.map(|_| ())
+}
+
+/// Whether the client's request that this one is made for is, or was, this breaker's test.
+fn is_part_of_test(request: &Request, gate: &Gate, scope: Scope) -> bool {
+    let tests = |ctx: &Context| {
+        let mut passage = ctx.passage.borrow_mut();
+        let seat = passage.seat(scope);
+        seat.tested && seat.is_at(gate)
+    };
+    request.main().ctx().is_some_and(tests)
+}
+
+/// Whether a server has answered the request: after a refusal, that of a fallback.
+pub fn is_answered(request: &Request) -> bool {
+    // SAFETY: a live request; its upstream, if it has one, lives in its pool.
+    unsafe {
+        let upstream = (*request.as_ptr()).upstream;
+        !upstream.is_null() && outcome::of_header(upstream).is_some()
+    }
 }
 
 /// A response header is being sent. An upgraded connection may last for days: its handshake is the result.
@@ -204,11 +241,19 @@ pub fn header_sent(request: &Request) {
     // SAFETY: a live request.
     let (status, upstream) =
         unsafe { ((*request.as_ptr()).headers_out.status, (*request.as_ptr()).upstream) };
-    if status != sys::NGX_HTTP_SWITCHING_PROTOCOLS as usize || upstream.is_null() {
+    if upstream.is_null() {
         return;
     }
+    let upgraded = status == sys::NGX_HTTP_SWITCHING_PROTOCOLS as usize;
     if let Some(peer) = peer::Peer::of(request) {
-        peer.upgraded();
+        if upgraded {
+            peer.upgraded()
+        } else {
+            peer.answered()
+        }
+        return;
+    }
+    if !upgraded {
         return;
     }
     let Some(ctx) = request.ctx() else { return };

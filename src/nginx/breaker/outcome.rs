@@ -78,14 +78,34 @@ pub unsafe fn of_request(
     }
 }
 
-/// Whether the header of the last attempt came late.
+/// The status of an answer whose header is about to be sent on, while its server is still being listened to.
+///
+/// # Safety
+/// `u` must be the upstream of a live request.
+pub unsafe fn of_header(u: *const sys::ngx_http_upstream_t) -> Option<u16> {
+    // SAFETY: the caller vouches for `u`.
+    unsafe { answered(u).filter(|_| !(*u).peer.sockaddr.is_null()) }
+}
+
+/// Whether the header of the last attempt came late, or has not come for as long.
 ///
 /// # Safety
 /// `u` must be the upstream of a live request.
 pub unsafe fn is_slow(u: *const sys::ngx_http_upstream_t, settings: &Settings) -> bool {
     // SAFETY: the caller vouches for `u`; `state` is that of the last attempt, or NULL before the first.
-    let header = unsafe { (*u).state.as_ref() }.map_or(NEVER, |state| state.header_time);
-    header != NEVER && settings.is_slow(header as Millis)
+    let (state, start) = unsafe { ((*u).state.as_ref(), (*u).start_time) };
+    match state.map(|state| state.header_time) {
+        None => false,
+        Some(NEVER) if start == 0 => false,
+        Some(NEVER) => settings.is_slow(now().wrapping_sub(start) as Millis),
+        Some(header) => settings.is_slow(header as Millis),
+    }
+}
+
+/// The core's clock, in milliseconds.
+fn now() -> sys::ngx_msec_t {
+    // SAFETY: a word that only this thread writes.
+    unsafe { sys::ngx_current_msec }
 }
 
 /// What the core has written down of a request that is being logged, and whether it was slow. `None`: no upstream was

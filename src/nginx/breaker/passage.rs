@@ -17,9 +17,18 @@ pub(super) struct Seat {
     /// The breaker met last, whatever it said.
     pub(super) guard: Option<Guard<'static>>,
     pub(super) token: Option<Token>,
+    /// That breaker has admitted the request as a test, whatever has become of it.
+    pub(super) tested: bool,
 }
 
 impl Seat {
+    /// Sits down: with a token, or refused.
+    pub(super) fn enter(&mut self, guard: Guard<'static>, token: Option<Token>) {
+        self.release();
+        self.tested = token.as_ref().is_some_and(Token::is_test);
+        (self.guard, self.token) = (Some(guard), token);
+    }
+
     pub(super) fn is_at(&self, gate: &Gate) -> bool {
         self.guard.is_some_and(|met| core::ptr::eq(met.gate, gate))
     }
@@ -55,6 +64,15 @@ impl Drop for Seat {
 pub(super) enum Scope {
     Route,
     Upstream,
+}
+
+impl Scope {
+    pub(super) const fn bit(self) -> u8 {
+        match self {
+            Self::Route => 1,
+            Self::Upstream => 2,
+        }
+    }
 }
 
 impl Passage {

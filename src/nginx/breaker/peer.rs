@@ -7,11 +7,13 @@ use nginx_sys as sys;
 
 use super::super::context::Context;
 use super::super::entry::entry;
+use super::super::health::peers;
 use super::super::log::{self, Level};
 use super::super::module::early_module;
 use super::super::request::Request;
 use super::super::sys::{BUSY, DONE, OK, close_upstream, slot};
 use super::super::upstream::Group;
+use super::super::worker;
 use super::super::wrap::{self, Inner, Wrap};
 use super::servers::{self, Member, Servers};
 use super::target::{self, Place};
@@ -35,8 +37,12 @@ pub struct Peer {
     last: Cell<Option<Failure>>,
     /// Whether admission has been settled; retries are not asked again.
     asked: Cell<bool>,
-    /// There was no server left to try.
+    /// `max_fails` has left no server to try.
     nobody: Cell<bool>,
+    /// Tests that have been judged by the header of their answer, a bit for each [`Scope`].
+    judged: Cell<u8>,
+    /// The worker's [`super::Keeper`] waits for the end of a test's answer.
+    streams: Cell<bool>,
 }
 
 // It shall not be what makes a request need another block of memory.
@@ -61,8 +67,10 @@ pub fn wrap(request: &Request, group: &'static Group) {
         last: Cell::new(None),
         asked: Cell::new(false),
         nobody: Cell::new(false),
+        judged: Cell::new(0),
+        streams: Cell::new(false),
     });
-    if let Some(wrapped) = wrapped.filter(|_| request.is_main()) {
+    if let Some(wrapped) = wrapped {
         // SAFETY: inside peer.init the request has an upstream; our early module's slot holds nothing else.
         unsafe {
             let r = request.as_ptr();
@@ -140,7 +148,7 @@ impl Peer {
         // SAFETY: nginx passed `pc` to `get`; `name` is only compared.
         let Some(member) = servers.named(unsafe { (*pc).name }) else { return true };
         let request = self.request();
-        if !request.is_main() {
+        if !request.is_main() && (servers.ignored(&member) || !member.gate.is_due(request)) {
             return servers.ignored(&member) || member.gate.peek().is_ok();
         }
         match member.gate.calm().map_or_else(|| member.gate.admit(request), |era| Ok(era.into())) {
@@ -212,10 +220,65 @@ impl Peer {
         }
     }
 
+    /// The header of the answer goes to the client: if the request is a test, it may not take for ever.
+    pub fn answered(&self) {
+        let holds = |ctx: &Context| {
+            let passage = ctx.passage.borrow();
+            [&passage.route, &passage.upstream]
+                .iter()
+                .any(|seat| seat.token.as_ref().is_some_and(Token::is_test))
+        };
+        // SAFETY: a request that sends a header and had an upstream still has it.
+        if unsafe { outcome::of_header((*self.request).upstream) }.is_none() {
+            return;
+        }
+        let tests = self.request().ctx().is_some_and(holds) || self.is_testing_server();
+        if let Some(worker) = worker::current().filter(|_| tests && !self.streams.replace(true)) {
+            worker.breakers.streams(self);
+        }
+    }
+
+    /// The answer still comes in: judges by its header what is a test. Should the body break off, that is another failure.
+    pub(super) fn judge_by_header(&self) {
+        // SAFETY: a request that sends an upstream's header has its upstream.
+        let u = unsafe { (*self.request).upstream };
+        // SAFETY: as above.
+        let Some(status) = (unsafe { outcome::of_header(u) }) else { return };
+        for scope in [Scope::Route, Scope::Upstream] {
+            let Some((guard, token)) = self.test(scope) else { continue };
+            self.judged.set(self.judged.get() | scope.bit());
+            // SAFETY: as above.
+            let slow = unsafe { outcome::is_slow(u, &guard.gate.settings) };
+            guard.gate.record(self.request(), token, guard.failing.judge(Failure::Http(status)), slow);
+        }
+        if self.is_testing_server() {
+            self.land(Some(self.group.breaker.failing().judge(Failure::Http(status))));
+        }
+    }
+
+    /// The test permit that the request holds.
+    fn test(&self, scope: Scope) -> Option<(Guard<'static>, Token)> {
+        let guard = match scope {
+            Scope::Route => self.place.route?,
+            Scope::Upstream => self.upstream()?,
+        };
+        let mut passage = self.request().ctx()?.passage.borrow_mut();
+        let seat = passage.seat(scope);
+        seat.token.as_ref().filter(|token| token.is_test())?;
+        Some((guard, seat.take(guard.gate)?))
+    }
+
+    fn is_testing_server(&self) -> bool {
+        let attempt = self.attempt.take();
+        let tests = attempt.as_ref().is_some_and(|(_, token)| token.is_test());
+        self.attempt.set(attempt);
+        tests
+    }
+
     /// The connection has become a tunnel: its handshake is the result.
     pub fn upgraded(&self) {
         for scope in [Scope::Route, Scope::Upstream] {
-            let Some((guard, token)) = self.admission(scope) else { continue };
+            let Some((guard, token)) = self.admission(scope, false) else { continue };
             // SAFETY: a request that sends an upstream's header has its upstream.
             let slow = unsafe { outcome::is_slow((*self.request).upstream, &guard.gate.settings) };
             guard.gate.record(self.request(), token, Outcome::Success, slow);
@@ -225,10 +288,14 @@ impl Peer {
 
     /// The core is done with the upstream: judges the request and its last attempt, or gives their admissions back.
     unsafe fn settle(&self, rc: sys::ngx_int_t) {
+        if let Some(worker) = worker::current().filter(|_| self.streams.take()) {
+            worker.breakers.streamed(self);
+        }
         // SAFETY: nginx finalizes the upstream of a live request.
         let u = unsafe { (*self.request).upstream };
         for scope in [Scope::Route, Scope::Upstream] {
-            let Some((guard, token)) = self.admission(scope) else { continue };
+            let judged = self.judged.get() & scope.bit() != 0;
+            let Some((guard, token)) = self.admission(scope, judged) else { continue };
             let nobody = Failure::Error;
             let last =
                 self.last.get().or((self.nobody.get() && guard.failing.counts(nobody)).then_some(nobody));
@@ -238,6 +305,7 @@ impl Peer {
                 (outcome, outcome::is_slow(u, &guard.gate.settings))
             };
             match outcome {
+                Some(Outcome::Success) if judged => {}
                 Some(outcome) => guard.gate.record(self.request(), token, outcome, slow),
                 None => guard.gate.breaker.abort(token),
             }
@@ -248,12 +316,15 @@ impl Peer {
         }
     }
 
-    /// What a breaker is to be told of, or be given back; once.
-    fn admission(&self, scope: Scope) -> Option<(Guard<'static>, Token)> {
+    /// What a breaker is to be told of, or be given back; once. After a test that has been `judged`: as whom else that is closed.
+    fn admission(&self, scope: Scope, judged: bool) -> Option<(Guard<'static>, Token)> {
         let (guard, calm) = match scope {
             Scope::Route => (self.place.route?, &self.calm[0]),
             Scope::Upstream => (self.upstream()?, &self.calm[1]),
         };
+        if judged {
+            return Some((guard, guard.gate.calm()?.into()));
+        }
         let seat = || self.request().ctx()?.passage.borrow_mut().seat(scope).take(guard.gate);
         Some((guard, calm.take().map(Token::from).or_else(seat)?))
     }
@@ -278,7 +349,7 @@ impl Wrap for Peer {
             // SAFETY: as above.
             let (tries, rc) = unsafe { ((*pc).tries, self.inner.get(pc)) };
             if rc == BUSY && self.last.get().is_none() {
-                self.nobody.set(true);
+                self.nobody.set(peers::have_failed(self.group.upstream));
             }
             if rc != OK && rc != DONE {
                 return rc;

@@ -61,6 +61,22 @@ pub struct Servers {
     ignored: Cell<bool>,
 }
 
+/// A server that `max_fails` has put aside fails no more: says so if its breaker waits for that.
+fn warn_of_max_fails(group: &Group, settings: &Settings) {
+    let only_failures = settings.consecutive == 0 && !settings.rated();
+    let Some(most) = peers::most_failures(group.upstream, settings.window).filter(|_| only_failures) else {
+        return;
+    };
+    if most < settings.failures.into() {
+        let (name, window) = (&group.name, settings.window.div_ceil(1000));
+        let text = format_args!(
+            "upstream \"{name}\": after {most} failures in {window} s max_fails has put a server aside, and its breaker waits for {}: write max_fails=0",
+            settings.failures
+        );
+        log::cycle(Level::Warn, text);
+    }
+}
+
 /// Whether the servers of a group get breakers: warns if not. In `init_module`.
 pub fn adopt(group: &Group, servers: Option<&[Rc<Server>]>, settings: Settings) -> Option<Servers> {
     let name = &group.name;
@@ -77,6 +93,7 @@ pub fn adopt(group: &Group, servers: Option<&[Rc<Server>]>, settings: Settings) 
             return None;
         }
     }
+    warn_of_max_fails(group, &settings);
     Some(Servers {
         settings,
         members: RefCell::default(),

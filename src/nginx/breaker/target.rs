@@ -8,8 +8,12 @@ use super::super::request::Request;
 use super::super::sys::slot;
 use super::super::upstream::conf_of;
 use super::Guard;
+use crate::policy::Millis;
 
 type Upstream = *const sys::ngx_http_upstream_srv_conf_t;
+
+/// However short its timeouts are, a test request has so long.
+const LEAST: Millis = 1_000;
 
 /// Where a location sends its requests; found out once.
 pub type Cell = OnceCell<Place>;
@@ -27,6 +31,8 @@ pub struct Place {
     pub upstream: Option<Guard<'static>>,
     /// A cache may have the answer.
     pub is_cached: bool,
+    /// Longest time to an answer's header, milliseconds: to connect, and to read it.
+    pub patience: Millis,
 }
 
 /// What the request's location says of its target.
@@ -34,7 +40,7 @@ pub fn place(request: &Request) -> Place {
     let place = *of(request);
     // SAFETY: a live request.
     if unsafe { (*request.as_ptr()).content_handler }.is_none() {
-        return Place { route: place.route, ..Place::default() };
+        return Place { route: place.route, patience: place.patience, ..Place::default() };
     }
     place
 }
@@ -48,8 +54,8 @@ fn find(request: &Request) -> Place {
     let r = request.as_ptr();
     let conf = &request.main_conf().breaker;
     let route = request.loc_conf().breaker.guard(conf);
-    let mut place = Place { route, ..Place::default() };
-    let (mut named, mut cached) = (0, false);
+    let mut place = Place::default();
+    let (mut named, mut cached, mut longest) = (0, false, 0);
     for module in &conf.modules {
         // SAFETY: a loaded HTTP module of this request's cycle, whose location configuration begins with an
         // ngx_http_upstream_conf_t (see PROXYING).
@@ -57,13 +63,20 @@ fn find(request: &Request) -> Place {
             unsafe { (*slot((*r).loc_conf, *module)).cast::<sys::ngx_http_upstream_conf_t>().as_ref() };
         let Some(conf) = conf else { continue };
         cached |= is_cached(conf);
+        let patience =
+            (conf.connect_timeout as Millis).saturating_add(conf.read_timeout as Millis).max(LEAST);
+        longest = patience.max(longest);
         if !conf.upstream.is_null() {
             named += 1;
             let upstream = guard_of(request, conf.upstream);
-            place = Place { route, is_named: true, upstream, is_cached: is_cached(conf) };
+            place = Place { route, is_named: true, upstream, is_cached: is_cached(conf), patience };
         }
     }
-    if named == 1 { place } else { Place { route, is_cached: cached, ..Place::default() } }
+    if named == 1 {
+        place
+    } else {
+        Place { route, is_cached: cached, patience: longest.max(LEAST), ..Place::default() }
+    }
 }
 
 /// The breaker of an upstream of the request's cycle.

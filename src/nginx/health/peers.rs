@@ -9,6 +9,7 @@ use nginx_sys as sys;
 use super::super::sys::{CORE_STICKY, PEERS_CHANGE, PeersLock, peers_config, peers_templates, zone_of};
 use super::copy;
 use super::member::{Member, Server};
+use crate::policy::Millis;
 use crate::policy::balance::{Outlook, Panic};
 
 pub type Upstream = *mut sys::ngx_http_upstream_srv_conf_t;
@@ -59,6 +60,50 @@ pub fn lists(us: Upstream) -> Option<[(Role, Peers); 2]> {
 /// The primary servers of a group, if its balancer keeps the core's lists.
 pub fn primaries(us: Upstream) -> Option<Peers> {
     lists(us).map(|[(_, primary), _]| primary)
+}
+
+/// Whether it is for their failures (`max_fails`) that no server of a group can be had: not because they are full (`max_conns`),
+/// and not by a decision of an operator or a check. A balancer of a third party is taken at its word.
+pub fn have_failed(us: Upstream) -> bool {
+    let Some(lists) = lists(us) else { return true };
+    let now = sys::ngx_timeofday().sec;
+    let (mut failed, mut full) = (false, false);
+    for (_, list) in lists.into_iter().filter(|(_, list)| !list.is_null()) {
+        // SAFETY: a live list; nothing between lock and unlock allocates, logs or panics.
+        unsafe {
+            let _lock = PeersLock::read(list);
+            let mut next = (*list).peer;
+            while let Some(peer) = next.as_ref() {
+                let set_aside = peer.max_fails > 0
+                    && peer.fails >= peer.max_fails
+                    && now - peer.checked <= peer.fail_timeout;
+                failed |= peer.down == 0 && set_aside;
+                full |= peer.down == 0 && !set_aside && peer.max_conns > 0 && peer.conns >= peer.max_conns;
+                next = peer.next;
+            }
+        }
+    }
+    failed && !full
+}
+
+/// The least number of failures within so many milliseconds at which `max_fails` takes a server of the group out of use: one
+/// after the other there are no more. `None`: it takes out none.
+pub fn most_failures(us: Upstream, window: Millis) -> Option<Millis> {
+    let mut least = None;
+    for (_, list) in lists(us)?.into_iter().filter(|(_, list)| !list.is_null()) {
+        // SAFETY: a live list; nothing between lock and unlock allocates, logs or panics.
+        unsafe {
+            let _lock = PeersLock::read(list);
+            let mut next = (*list).peer;
+            while let Some(peer) = next.as_ref() {
+                let periods = window.checked_div((peer.fail_timeout.max(0) as Millis).saturating_mul(1_000));
+                let most = periods.map(|periods| (peer.max_fails as Millis).saturating_mul(periods + 1));
+                least = [least, most.filter(|most| *most > 0)].into_iter().flatten().min();
+                next = peer.next;
+            }
+        }
+    }
+    least
 }
 
 /// The core's count of changes of the group's primary list (servers found by DNS).

@@ -46,8 +46,8 @@ pub struct Settings {
     pub via: Via,
     /// Share of a group's servers that their breakers may take out at once, percent, 0 to 100; see [`may_eject`].
     pub max_ejected: u32,
-    /// Life of a test permit whose result never comes, 1 ms to 1 day.
-    pub lease: Millis,
+    /// Life of a test permit whose result never comes, 1 ms to 1 day. `None`: as long as whoever has it waits for an answer.
+    pub lease: Option<Millis>,
     /// Everything is counted and every transition reported, but all requests pass.
     pub dry_run: bool,
 }
@@ -69,7 +69,7 @@ impl Default for Settings {
             half_open: 1,
             via: Via::Traffic,
             max_ejected: 50,
-            lease: 60_000,
+            lease: None,
             dry_run: false,
         }
     }
@@ -122,7 +122,7 @@ impl Settings {
         number("jitter", self.jitter, 0, 100)?;
         number("half_open", self.half_open, 1, PERMITS as u64)?;
         number("max_ejected", self.max_ejected, 0, 100)?;
-        time("lease", self.lease, 1, DAY, "1ms to 1d")?;
+        time("lease", self.lease.unwrap_or(1), 1, DAY, "1ms to 1d")?;
         self.rules()
     }
 

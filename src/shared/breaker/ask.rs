@@ -74,6 +74,8 @@ impl From<Era> for Token {
 pub struct Caller {
     /// The index of this worker.
     pub worker: u16,
+    /// How long it waits for an answer at most: the lease of its permit, where the settings give none.
+    pub patience: Millis,
     /// Whether this request may be a test of HALF_OPEN; one that may not is refused until the breaker is closed.
     pub may_test: bool,
 }

@@ -173,10 +173,10 @@ mod tests {
     use crate::shared::breaker::{Admission, Caller, Report};
 
     fn settings() -> Settings {
-        Settings { failures: 2, open: 1_000, lease: 500, ..Settings::default() }
+        Settings { failures: 2, open: 1_000, lease: Some(500), ..Settings::default() }
     }
 
-    const ME: Caller = Caller { worker: 1, may_test: true };
+    const ME: Caller = Caller { worker: 1, patience: 60_000, may_test: true };
 
     fn report(outcome: Outcome, slow: bool) -> Report {
         Report { outcome, slow, random: 0, kept: None }

@@ -26,6 +26,9 @@ pub struct Probed {
     pub report: Report,
 }
 
+/// The permit of a probe, whose result is there already.
+const MOMENT: Millis = 1_000;
+
 impl Breaker {
     /// Whether the server of this breaker stays out of the balancer's choice. One that may be picked still has to
     /// be asked with [`Self::admit`]. Changes nothing.
@@ -52,6 +55,18 @@ impl Breaker {
             Some(forced) => forced == Forced::Open,
             None => !s.dry_run && self.load().state != State::Closed,
         }
+    }
+
+    /// Whether a request that may be a test would become one now.
+    pub fn is_due(&self, s: &Settings, now: Millis) -> bool {
+        let state = self.load();
+        let forced = self.forced(now).is_some_and(|forced| forced != Forced::DryRun);
+        !forced
+            && match state.state {
+                State::Closed => false,
+                State::Open => words::ahead(state.deadline, now) <= 0,
+                State::HalfOpen => self.has_room(s, now, state),
+            }
     }
 
     /// Whether a test request would get a permit, or would settle what a dead worker left.
@@ -84,7 +99,7 @@ impl Breaker {
         if state.state == State::Closed || early || self.is_held(now) {
             return [None; 2];
         }
-        let (admission, made) = self.admit(s, now, Caller { worker, may_test: true });
+        let (admission, made) = self.admit(s, now, Caller { worker, patience: MOMENT, may_test: true });
         match admission {
             Admission::Allow(token) if token.is_test() => [made, self.record(s, now, token, probed.report)],
             _ => [made, None],

@@ -265,7 +265,7 @@ impl Breaker {
             return Grant::Busy(self.retry_after(state, now));
         }
         let worker = words::tag(caller.worker);
-        let expiry = words::stamp(now.wrapping_add(s.lease.max(1)));
+        let expiry = words::stamp(now.wrapping_add(s.lease.unwrap_or(caller.patience).max(1)));
         let mine = Permit { state: PermitState::Leased, worker, expiry, generation }.pack();
         let mut soonest = i64::MAX;
         for (slot, permit) in (0u8..).zip(self.permits.iter().take(s.half_open.max(1) as usize)) {

@@ -13,7 +13,7 @@ use crate::policy::breaker::{Kept, Outcome, Told, Via};
 
 /// Any request of a worker.
 const fn of(worker: u16) -> Caller {
-    Caller { worker, may_test: true }
+    Caller { worker, patience: 60_000, may_test: true }
 }
 
 fn admit(breaker: &Breaker, s: &Settings, now: Millis) -> Admission {
@@ -149,7 +149,7 @@ fn all_of_several_tests_must_pass() {
 
 #[test]
 fn a_lost_permit_is_granted_again_when_its_lease_ends() {
-    let s = Settings { lease: 5_000, ..Settings::default() };
+    let s = Settings { lease: Some(5_000), ..Settings::default() };
     let breaker = Breaker::default();
     open(&breaker, &s, 0);
     let lost = token(&breaker, &s, 30_000);
@@ -164,7 +164,7 @@ fn a_lost_permit_is_granted_again_when_its_lease_ends() {
 
 #[test]
 fn a_slow_test_still_counts_while_nobody_took_its_permit() {
-    let s = Settings { lease: 5_000, ..Settings::default() };
+    let s = Settings { lease: Some(5_000), ..Settings::default() };
     let breaker = Breaker::default();
     open(&breaker, &s, 0);
     let test = token(&breaker, &s, 30_000);
@@ -203,10 +203,10 @@ fn nobody_takes_the_permit_of_a_worker_that_only_looks_like_its_own() {
 
 #[test]
 fn a_request_that_may_not_test_waits_for_one_that_may() {
-    let s = Settings { via: Via::Safe, lease: 9_000, ..Settings::default() };
+    let s = Settings { via: Via::Safe, lease: Some(9_000), ..Settings::default() };
     let breaker = Breaker::default();
     open(&breaker, &s, 0);
-    let unsafe_one = Caller { worker: 0, may_test: false };
+    let unsafe_one = Caller { worker: 0, patience: 60_000, may_test: false };
     let ask = |now| breaker.admit(&s, now, unsafe_one);
     assert_eq!(ask(29_000), (Admission::Reject { retry_after: 1_000 }, None));
     assert_eq!(ask(30_000), (Admission::Reject { retry_after: 1 }, None));
@@ -243,7 +243,7 @@ fn a_probe_decides_in_the_place_of_requests() {
 
 #[test]
 fn a_server_is_barred_until_it_may_be_tested() {
-    let s = Settings { lease: 5_000, ..Settings::default() };
+    let s = Settings { lease: Some(5_000), ..Settings::default() };
     let breaker = Breaker::default();
     assert_eq!((breaker.bar(&s, 0), breaker.is_out(&s, 0)), (Bar::None, false));
     open(&breaker, &s, 0);

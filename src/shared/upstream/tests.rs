@@ -41,7 +41,7 @@ fn tight(checks: usize, breakers: usize) -> Store {
 }
 
 fn admit(breaker: &Breaker, now: u64) -> Token {
-    let caller = Caller { worker: 0, may_test: true };
+    let caller = Caller { worker: 0, patience: 60_000, may_test: true };
     match breaker.admit(&Settings::default(), now, caller).0 {
         Admission::Allow(token) => token,
         Admission::Reject { retry_after } => panic!("rejected for {retry_after} ms"),

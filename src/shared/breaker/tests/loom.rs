@@ -16,7 +16,7 @@ fn explore(preemptions: usize, f: impl Fn() + Sync + Send + 'static) {
 }
 
 fn settings() -> Settings {
-    Settings { failures: 2, window: 100, open: 10, lease: 20, ..Settings::default() }
+    Settings { failures: 2, window: 100, open: 10, lease: Some(20), ..Settings::default() }
 }
 
 /// A breaker that is open until `now` 10.

@@ -66,7 +66,7 @@ fn settings() -> impl Strategy<Value = Settings> {
             slow_rate,
             ..Settings::default()
         };
-        Settings { slow_call: 1, open, backoff, max_open, half_open, lease, dry_run, ..rules }
+        Settings { slow_call: 1, open, backoff, max_open, half_open, lease: Some(lease), dry_run, ..rules }
     })
 }
 
@@ -185,7 +185,8 @@ impl Model {
                     Slot::Good => false,
                 };
                 if let Some(slot) = self.slots.iter().position(free) {
-                    self.slots[slot] = Slot::Leased { id: self.ids, worker, expiry: self.now + self.s.lease };
+                    self.slots[slot] =
+                        Slot::Leased { id: self.ids, worker, expiry: self.now + self.s.lease.unwrap() };
                     return (Ok(Out { era: self.era, slot: Some(slot), ..out }), made);
                 }
                 let ends = self.slots.iter().filter_map(|slot| match *slot {

@@ -25,7 +25,7 @@ shared_struct! {
 }
 
 fn settings(half_open: u32) -> Settings {
-    Settings { failures: 3, window: 1_000, open: 50, lease: 1 << 32, half_open, ..Settings::default() }
+    Settings { failures: 3, window: 1_000, open: 50, lease: Some(1 << 32), half_open, ..Settings::default() }
 }
 
 fn stage(path: &str) -> &'static Stage {

@@ -83,7 +83,7 @@ fn eight_workers_hammer_through_many_rounds_and_no_quota_is_overrun() {
             failures: 3,
             window: 1_000,
             open: 50,
-            lease: 1 << 30,
+            lease: Some(1 << 30),
             half_open,
             ..Settings::default()
         };
