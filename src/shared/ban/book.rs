@@ -36,6 +36,8 @@ pub const WORDS: usize = SEQ + 1;
 
 /// Milliseconds that two readings of the end of one ban may be apart.
 const GRAIN: Millis = 50;
+/// And of its beginning.
+const SECOND: Millis = 1_000;
 
 /// Bits of the record.
 const LEVEL: u64 = 0xff;
@@ -205,9 +207,12 @@ pub fn hear(slot: Slot, id: u64, key: &KeyHash, told: &Told, now: Millis) -> Res
     call(slot, key);
     let until = match told.what {
         Word::Banned { since, until, ends, level, cause, origin } => {
+            // Told again after Redis had lost it, it is still the one that an operator gave his reason for.
+            let same = record >> CAUSE_AT & CAUSE == u64::from(cause.code())
+                && slot.word(SINCE).load(SeqCst).abs_diff(since) < SECOND;
             let words = [(SINCE, since), (SENTENCE, until), (LIFTED, 0), (ENDS, ends)];
             words.iter().for_each(|(at, word)| slot.word(*at).store(*word, SeqCst));
-            if !answers {
+            if !answers && !same {
                 text(slot, "");
             }
             let flags = if origin == Origin::Other { ORIGIN | TOLD } else { TOLD };

@@ -226,6 +226,29 @@ fn what_is_said_here_holds_until_redis_has_answered_it() {
 }
 
 #[test]
+fn a_reason_stays_with_its_ban() {
+    let zone = zone(BanZone::MIN_SIZE);
+    zone.ban(&key(1), &New { force: true, reason: "scans", ..new(900_000, 1_000) }, 1_000);
+    let seq = zone.get(&key(1)).unwrap().seq;
+    let word = |since| Word::Banned {
+        since,
+        until: 900_000,
+        ends: 1,
+        level: 1,
+        cause: Cause::Manual,
+        origin: Origin::Own,
+    };
+    let told = |stamp, answers, since| Told { what: word(since), answers, ..heard(stamp, 0) };
+    let reason = || zone.get(&key(1)).unwrap().reason;
+    zone.hear(&key(1), &told(5, Some(seq), 1_001), 1_002);
+    assert_eq!(reason(), "scans");
+    zone.hear(&key(1), &told(6, None, 1_003), 1_010);
+    assert_eq!(reason(), "scans", "told again");
+    zone.hear(&key(1), &told(7, None, 50_000), 50_000);
+    assert_eq!(reason(), "", "another one");
+}
+
+#[test]
 fn a_list_corrects_ends_and_what_is_over_ends() {
     let zone = zone(BanZone::MIN_SIZE);
     zone.hear(&key(1), &heard(30, 5_000), 1_000);
