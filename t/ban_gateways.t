@@ -6,7 +6,6 @@ use lib 't/lib';
 use Sluice::Load;
 use Sluice::Redis;
 use Sluice::Run;
-use HTTP::Tiny;
 use JSON::PP;
 use Test::More;
 use Time::HiRes qw(time sleep);
@@ -30,13 +29,11 @@ CONF
 my $main     = 'error_log logs/error.log info;';
 my @gateways = map { gateway(workers => 4, main => $main, http => http($_)) } @ports;
 my ($a, $b)  = @ports;
-my $client   = HTTP::Tiny->new(keep_alive => 1, timeout => 10);
 
 sub call {
     my ($port, $method, $path, $body) = @_;
-    my $answer = $client->request($method, "http://127.0.0.1:$port/api/9/http/bans$path",
-        $body ? { content => encode_json($body), headers => { 'Content-Type' => 'application/json' } } : {});
-    return wantarray ? ($answer->{status}, eval { decode_json($answer->{content}) }) : $answer->{status};
+    my $answer = get($port, "/api/9/http/bans$path", method => $method, $body ? (body => encode_json($body), 'Content-Type' => 'application/json') : ());
+    return wantarray ? (status_of($answer), eval { decode_json(body_of($answer)) }) : status_of($answer);
 }
 sub by_hand { my ($port, $key, $duration) = @_; return call($port, 'POST', '/z', { key => $key, duration => $duration }) }
 sub lift    { my ($port, $key) = @_; return call($port, 'DELETE', "/z/$key") }
