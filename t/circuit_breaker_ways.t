@@ -59,7 +59,7 @@ sub seen {
 
 my $rule = 'failures=3 window=10s open=600ms';
 my @names = qw(ws upload h2 crowd lease late own left cut cutplain);
-my $groups = join '', map {"upstream $_ { zone $_ 64k; server 127.0.0.1:$back max_fails=0; circuit_breaker $rule lease=900ms; }\n"} @names, 'stale';
+my $groups = join '', map {"upstream $_ { zone $_ 64k; server 127.0.0.1:$back max_fails=0; circuit_breaker $rule lease=@{[ $_ eq 'late' ? '9s' : '900ms' ]}; }\n"} @names, 'stale';
 my $upgrade = 'proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade; proxy_next_upstream off;';
 my $places = join '', map { <<"CONF" } @names;
     location /$_/ { proxy_pass http://$_; $upgrade }
