@@ -305,7 +305,8 @@ impl Peer {
                 (outcome, outcome::is_slow(u, &guard.gate.settings))
             };
             match outcome {
-                Some(Outcome::Success) if judged => {}
+                // The header has been counted; only what broke off after it comes on top.
+                Some(Outcome::Success) | None if judged => {}
                 Some(outcome) => guard.gate.record(self.request(), token, outcome, slow),
                 None => guard.gate.breaker.abort(token),
             }
