@@ -54,7 +54,9 @@ impl Keeper {
             Hit::Ignored => return,
             Hit::Counted => What::Hit { key, counter: key.with(&rule.id), terms, cause, address },
             Hit::Banned(sentence) => {
-                let Some(seq) = shared.get(&key).map(|entry| entry.seq) else { return };
+                // Lifted, or taken away, in this very moment.
+                let Some(entry) = shared.get(&key).filter(|entry| entry.lifted.is_none()) else { return };
+                let seq = entry.seq;
                 let ban = Banned { key, left: sentence.length, ago: 0, level: sentence.level, cause };
                 let memory = terms.max_duration.saturating_mul(sentence.level.into());
                 What::Ban { ban, force: false, memory, seq }
@@ -69,6 +71,8 @@ impl Keeper {
         for zone in worker.conf.bans.0.iter().filter(|zone| zone.redis_name.as_deref() == Some(name)) {
             let Some(shared) = zone.shared() else { continue };
             shared.untold();
+            // It may be another server, with an older copy of a list of this very version.
+            shared.set_version(0);
             turn(worker, zone, shared, FRESH);
         }
     }
@@ -89,6 +93,8 @@ impl Keeper {
         let passed = Millis::try_from(news.at.elapsed().as_millis()).unwrap_or(Millis::MAX);
         let here = Here { worker, zone, shared, then: mono().saturating_sub(passed) };
         match news.what {
+            Heard::Banned { word, how: How::Told, .. } | Heard::Lifted { word, how: How::Told, .. }
+                if here.is_absurd(word) => {}
             Heard::Banned { ban, ends, word, how } => here.banned(&ban, ends, word, how),
             Heard::Lifted { key, ago, word, how } => here.lifted(&key, ago, word, how),
             Heard::Over { key, seq, stamp } => {
@@ -116,6 +122,14 @@ impl Here<'_> {
         let own = (of.origin == self.shared.origin() && of.seq > 0).then_some(of.seq);
         let answers = if let How::Answer(seq) = how { Some(seq) } else { own };
         Told { stamp: of.stamp, answers, listed: false, what: word }
+    }
+
+    /// Stamps are of Redis's clock, as the versions of its list are, and no more than a little ahead: whoever may publish is not to
+    /// silence all others.
+    fn is_absurd(&self, word: RemoteWord) -> bool {
+        const DAY: u64 = 86_400_000_000;
+        let version = self.shared.version();
+        version > 1 && word.stamp > version.saturating_add(DAY)
     }
 
     fn is_own(&self, word: RemoteWord) -> bool {
@@ -223,8 +237,14 @@ fn link(worker: &Worker, zone: &ZoneConf) -> Option<usize> {
 }
 
 fn send(worker: &Worker, zone: &ZoneConf, shared: &BanZone, link: usize, what: What) {
+    let key = match &what {
+        What::Hit { key, .. } | What::Lift { key, .. } => Some(key),
+        What::Ban { ban, .. } | What::Again { ban, .. } => Some(&ban.key),
+        What::List { .. } => None,
+    };
+    let known = key.and_then(|key| shared.get(key)).map_or(0, |entry| entry.stamp);
     let (zone, origin, at) = (zone.name.clone(), shared.origin(), Instant::now());
-    worker.send(Job::Ban(Ask { link, zone, origin, at, what }));
+    worker.send(Job::Ban(Ask { link, zone, origin, known, at, what }));
 }
 
 /// Looks at Redis's list and tells it what it is still to hear, if nobody did for `pause`.
@@ -243,15 +263,17 @@ fn turn(worker: &Worker, zone: &ZoneConf, shared: &BanZone, pause: Millis) {
     send(worker, zone, shared, link, What::List { known: shared.version() });
 }
 
-/// Whether it still matters to others.
+/// Whether it still matters to others: what is over may have set aside, or ended, what is not.
 fn is_news(entry: &Entry, now: Millis) -> bool {
-    if entry.lifted.is_some() { entry.sentence > now } else { entry.in_force(now) }
+    entry.lifted.is_some() || entry.in_force(now) || entry.cause == Cause::Manual
 }
 
 /// What Redis is to hear of an entry: something new, or what it has said itself.
 fn telling(entry: &Entry, now: Millis) -> What {
     let stamp = if entry.told { entry.stamp } else { 0 };
-    if let Some(at) = entry.lifted {
+    // By hand for a time that is over: whatever there was before it is over too.
+    let over = (!entry.in_force(now)).then_some(entry.since);
+    if let Some(at) = entry.lifted.or(over) {
         let left = entry.sentence.saturating_sub(now);
         return What::Lift { key: entry.key, ago: now.saturating_sub(at), left, seq: entry.seq, stamp };
     }

@@ -2,7 +2,6 @@
 //! second, lets time do its work.
 
 use core::cell::RefCell;
-use std::collections::VecDeque;
 
 use nginx_sys as sys;
 
@@ -18,14 +17,16 @@ const PERIOD: Millis = 1_000;
 /// So long the answer to a test may go on after its header: then the header decides. A stream of events, or a client that reads
 /// slowly, is not to keep all others out.
 const STREAM: Millis = 5_000;
+/// Before its permit may be given to another.
+const MARGIN: Millis = 50;
 
 /// The housekeeping of one worker.
 pub struct Keeper {
     timer: Timer,
     /// For those below.
     streaming: Timer,
-    /// Tests whose answers come in, and since when; those that began first come first.
-    tests: RefCell<VecDeque<(Millis, *const Peer)>>,
+    /// Tests whose answers come in, and until when they may.
+    tests: RefCell<Vec<(Millis, *const Peer)>>,
 }
 
 impl Keeper {
@@ -48,12 +49,11 @@ impl Keeper {
     }
 
     /// The answer to a test begins.
-    pub fn streams(&self, peer: &Peer) {
-        let mut tests = self.tests.borrow_mut();
-        tests.push_back((mono() + STREAM, peer));
-        if tests.len() == 1 {
-            self.streaming.arm(STREAM);
-        }
+    /// `left`: of the lease of its permit, which its verdict must not be too late for.
+    pub fn streams(&self, peer: &Peer, left: Millis) {
+        let wait = STREAM.min(left.saturating_sub(MARGIN)).max(1);
+        self.tests.borrow_mut().push((mono() + wait, peer));
+        self.streaming.arm_within(wait);
     }
 
     /// It is over.
@@ -63,14 +63,13 @@ impl Keeper {
 
     /// A test whose time is over by now.
     fn overdue(&self) -> Option<*const Peer> {
-        let mut tests = self.tests.borrow_mut();
-        let (due, peer) = *tests.front()?;
-        if due > mono() {
-            self.streaming.arm(due - mono());
-            return None;
+        let (mut tests, now) = (self.tests.borrow_mut(), mono());
+        if let Some(at) = tests.iter().position(|(due, _)| *due <= now) {
+            return Some(tests.swap_remove(at).1);
         }
-        tests.pop_front();
-        Some(peer)
+        let next = tests.iter().map(|(due, _)| *due).min()?;
+        self.streaming.arm_within(next - now);
+        None
     }
 }
 

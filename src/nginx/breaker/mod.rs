@@ -162,6 +162,10 @@ pub fn handler(request: &Request) -> sys::ngx_int_t {
     if watched && request.has_body() && place.route.is_none_or(passes) && place.upstream.is_none_or(passes) {
         return DECLINED;
     }
+    // A subrequest that nobody would judge is no test. It passes for the sake of the one that its client's request then is.
+    if !watched && !request.is_main() && place.route.is_none_or(passes) && place.upstream.is_none_or(passes) {
+        return DECLINED;
+    }
     match enter_all(request, place.route, place.upstream) {
         Ok(()) => DECLINED,
         Err((gate, retry_after)) => refusal::early(request, gate, retry_after),
@@ -222,7 +226,8 @@ fn is_part_of_test(request: &Request, gate: &Gate, scope: Scope) -> bool {
     let tests = |ctx: &Context| {
         let mut passage = ctx.passage.borrow_mut();
         let seat = passage.seat(scope);
-        seat.tested && seat.is_at(gate)
+        // Once its result is in, it is a request like any other.
+        seat.tested && seat.is_at(gate) && gate.breaker.is_testing(mono())
     };
     request.main().ctx().is_some_and(tests)
 }

@@ -11,7 +11,7 @@ use super::super::health::peers;
 use super::super::log::{self, Level};
 use super::super::module::early_module;
 use super::super::request::Request;
-use super::super::sys::{BUSY, DONE, OK, close_upstream, slot};
+use super::super::sys::{BUSY, DONE, OK, close_upstream, mono, slot};
 use super::super::upstream::Group;
 use super::super::worker;
 use super::super::wrap::{self, Inner, Wrap};
@@ -101,6 +101,7 @@ impl Peer {
     /// Settles admission at the first `get`. `Some`: refused, and what `get` is to return.
     unsafe fn ask(&self, pc: *mut sys::ngx_peer_connection_t) -> Option<sys::ngx_int_t> {
         if self.asked.replace(true) {
+            self.renew();
             return None;
         }
         if self.is_calm() {
@@ -131,6 +132,22 @@ impl Peer {
             self.calm.iter().zip(eras).for_each(|(its, era)| its.set(era));
         }
         true
+    }
+
+    /// Another server is asked, with as much time as the one before had.
+    fn renew(&self) {
+        let Some(ctx) = self.request().ctx() else { return };
+        let mut passage = ctx.passage.borrow_mut();
+        for scope in [Scope::Route, Scope::Upstream] {
+            let seat = passage.seat(scope);
+            if let (Some(guard), Some(token)) =
+                (seat.guard, seat.token.as_ref().filter(|token| token.is_test()))
+            {
+                let gate = guard.gate;
+                let renewed = gate.breaker.renew(&gate.settings, mono(), *token, self.place.patience);
+                seat.token = Some(renewed);
+            }
+        }
     }
 
     /// The breaker of the group.
@@ -222,19 +239,21 @@ impl Peer {
 
     /// The header of the answer goes to the client: if the request is a test, it may not take for ever.
     pub fn answered(&self) {
-        let holds = |ctx: &Context| {
-            let passage = ctx.passage.borrow();
-            [&passage.route, &passage.upstream]
-                .iter()
-                .any(|seat| seat.token.as_ref().is_some_and(Token::is_test))
-        };
         // SAFETY: a request that sends a header and had an upstream still has it.
         if unsafe { outcome::of_header((*self.request).upstream) }.is_none() {
             return;
         }
-        let tests = self.request().ctx().is_some_and(holds) || self.is_testing_server();
-        if let Some(worker) = worker::current().filter(|_| tests && !self.streams.replace(true)) {
-            worker.breakers.streams(self);
+        let left = |token: &Token| token.left(mono());
+        let seats = self.request().ctx().and_then(|ctx| {
+            let passage = ctx.passage.borrow();
+            [&passage.route, &passage.upstream].iter().filter_map(|seat| left(seat.token.as_ref()?)).min()
+        });
+        let attempt = self.attempt.take();
+        let server = attempt.as_ref().and_then(|(_, token)| left(token));
+        self.attempt.set(attempt);
+        let Some(left) = [seats, server].into_iter().flatten().min() else { return };
+        if let Some(worker) = worker::current().filter(|_| !self.streams.replace(true)) {
+            worker.breakers.streams(self, left);
         }
     }
 
@@ -304,6 +323,10 @@ impl Peer {
                 let outcome = outcome::of_request(u, rc, last, guard.failing);
                 (outcome, outcome::is_slow(u, &guard.gate.settings))
             };
+            // Who has seen the header of a test has seen enough to judge by.
+            // SAFETY: as above.
+            let seen = unsafe { outcome::of_header(u) }.filter(|_| token.is_test());
+            let outcome = outcome.or(seen.map(|status| guard.failing.judge(Failure::Http(status))));
             match outcome {
                 // The header has been counted; only what broke off after it comes on top.
                 Some(Outcome::Success) | None if judged => {}
@@ -312,8 +335,12 @@ impl Peer {
             }
         }
         if self.is_at_server() {
+            let failing = self.group.breaker.failing();
             // SAFETY: as above.
-            self.land(unsafe { outcome::of_request(u, rc, None, self.group.breaker.failing()) });
+            let (outcome, seen) =
+                unsafe { (outcome::of_request(u, rc, None, failing), outcome::of_header(u)) };
+            let seen = seen.filter(|_| self.is_testing_server());
+            self.land(outcome.or(seen.map(|status| failing.judge(Failure::Http(status)))));
         }
     }
 

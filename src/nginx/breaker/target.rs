@@ -15,6 +15,9 @@ type Upstream = *const sys::ngx_http_upstream_srv_conf_t;
 /// However short its timeouts are, a test request has so long.
 const LEAST: Millis = 1_000;
 
+/// And no longer, as with `lease`.
+const MOST: Millis = 86_400_000;
+
 /// Where a location sends its requests; found out once.
 pub type Cell = OnceCell<Place>;
 
@@ -63,8 +66,8 @@ fn find(request: &Request) -> Place {
             unsafe { (*slot((*r).loc_conf, *module)).cast::<sys::ngx_http_upstream_conf_t>().as_ref() };
         let Some(conf) = conf else { continue };
         cached |= is_cached(conf);
-        let patience =
-            (conf.connect_timeout as Millis).saturating_add(conf.read_timeout as Millis).max(LEAST);
+        let patience = (conf.connect_timeout as Millis).saturating_add(conf.read_timeout as Millis);
+        let patience = patience.clamp(LEAST, MOST);
         longest = patience.max(longest);
         if !conf.upstream.is_null() {
             named += 1;

@@ -186,17 +186,22 @@ fn speak(slot: Slot, now: Millis) {
 pub fn hear(slot: Slot, id: u64, key: &KeyHash, told: &Told, now: Millis) -> Result<Heeded, Moved> {
     slot.still(id)?;
     let [seen, seq, record] = [STAMP, SEQ, RECORD].map(|at| slot.word(at).load(SeqCst));
-    let answers = told.answers.is_some_and(|its| its >= seq);
-    if record & TOLD == 0 && seq > 0 && !answers {
+    let answers = told.answers == Some(seq);
+    let before = slot.until.load(SeqCst);
+    // What is over, and was never more than what this host counted, has nothing to wait for.
+    let speaks = Tat::from_bits(before).ms() > now
+        || slot.word(LIFTED).load(SeqCst) > 0
+        || record >> CAUSE_AT & CAUSE == u64::from(Cause::Manual.code());
+    let pending = record & TOLD == 0 && seq > 0 && speaks;
+    if pending && !answers {
         return Ok(Heeded::Pending);
     }
-    let before = slot.until.load(SeqCst);
     let off = |until: Millis| Tat::from_bits(before).ms().abs_diff(until) > GRAIN;
     let corrects = match told.what {
-        Word::Banned { until, .. } => told.listed && off(until),
+        Word::Banned { until, .. } => told.listed && off(until) || pending,
         // Of the very word that is followed here, or in answer to one that is still to be answered.
         Word::Over => told.stamp == seen || record & TOLD == 0,
-        Word::Lifted { .. } => false,
+        Word::Lifted { .. } => pending,
     };
     let over = matches!(told.what, Word::Over);
     let stamp = if over { seen } else { told.stamp };
@@ -265,9 +270,16 @@ fn put_end(slot: Slot, id: u64, new: &New, replaces: bool, now: Millis) -> Resul
 
 /// Ends the ban that began up to `at`; false if there was none.
 pub fn lift(slot: Slot, id: u64, at: Millis, told: bool, now: Millis) -> bool {
-    let before = slot.until.load(SeqCst);
-    if Tat::from_bits(before).ms() <= now || slot.word(SINCE).load(SeqCst) > at || slot.still(id).is_err() {
-        return false;
+    let mut before = slot.until.load(SeqCst);
+    loop {
+        let over = Tat::from_bits(before).ms() <= now;
+        if over || slot.word(SINCE).load(SeqCst) > at || slot.still(id).is_err() {
+            return false;
+        }
+        match slot.until.compare_exchange(before, end(now), SeqCst, SeqCst) {
+            Ok(_) => break,
+            Err(found) => before = found,
+        }
     }
     slot.word(LIFTED).store(at.max(1), SeqCst);
     if !told {
@@ -275,8 +287,7 @@ pub fn lift(slot: Slot, id: u64, at: Millis, told: bool, now: Millis) -> bool {
     }
     let told = if told { TOLD } else { 0 };
     slot.change(slot.word(RECORD), id, |bits| (bits & !(TOLD | LEVEL)) | told);
-    // Lost only to somebody who bans anew, or lifts too.
-    slot.until.compare_exchange(before, end(now), SeqCst, SeqCst).is_ok()
+    true
 }
 
 /// What is told of a slot; `None` if it holds no ban, or another one meanwhile.

@@ -389,7 +389,10 @@ impl BanZone {
 
     /// Carries over the bans of another zone, as far as there is room.
     pub fn copy_from(&self, old: &Self, now: Millis) {
-        for entry in old.entries() {
+        // What ends last comes last: it puts out the others where there is no room for all.
+        let mut entries: Vec<_> = old.entries().collect();
+        entries.sort_by_key(|entry| entry.until);
+        for entry in entries {
             let new = New {
                 // What was lifted is lifted anew below.
                 until: entry.lifted.map_or(entry.until, |_| entry.sentence),

@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 
 use crate::policy::Millis;
+use crate::policy::breaker::words::{self, Permit};
 use crate::policy::breaker::{Kept, Outcome};
 
 /// The right to send one request, to be given back with `record` or `abort` exactly once; 16 bytes, also in an
@@ -39,6 +40,13 @@ impl Token {
     #[must_use]
     pub const fn is_test(&self) -> bool {
         self.word != 0
+    }
+
+    /// Milliseconds until its permit may be given to another; `None`: it has none.
+    #[must_use]
+    pub fn left(&self, now: Millis) -> Option<Millis> {
+        let (_, word) = self.permit()?;
+        Some(words::ahead(Permit::unpack(word).expiry, now).max(0).unsigned_abs())
     }
 
     /// Whether only `dry_run` let this request pass; its result is not counted.

@@ -233,6 +233,14 @@ impl Breaker {
         self.free(token);
     }
 
+    /// Another attempt of the same request: its permit is good for as long again. Where the settings say how long, they do.
+    pub fn renew(&self, s: &Settings, now: Millis, token: Token, patience: Millis) -> Token {
+        let Some((slot, word)) = token.permit().filter(|_| s.lease.is_none()) else { return token };
+        let expiry = words::stamp(now.wrapping_add(patience.max(1)));
+        let renewed = Permit { expiry, ..Permit::unpack(word) }.pack();
+        if self.replace(slot, word, renewed) { Token::test(token.generation, slot, renewed) } else { token }
+    }
+
     fn free(&self, token: Token) {
         if let Some((slot, word)) = token.permit() {
             self.replace(slot, word, 0);

@@ -1,7 +1,7 @@
 //! One link's share in the bans: what waits to be told, and what is heard.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use ::redis::aio::MultiplexedConnection;
@@ -109,12 +109,13 @@ impl Bans {
         let task = tokio::spawn(async move {
             this.subscribe(&mut redis).await;
             let mut flights = JoinSet::new();
+            let clock = Arc::new(Clock::default());
             loop {
                 tokio::select! {
                     Some(_) = flights.join_next() => {}
                     Some(ask) = this.next(), if flights.len() < FLIGHTS => {
-                        let (this, redis) = (this.clone(), redis.clone());
-                        flights.spawn(async move { this.ask(redis, &ask).await });
+                        let (this, redis, clock) = (this.clone(), redis.clone(), clock.clone());
+                        flights.spawn(async move { this.ask(redis, &clock, &ask).await });
                     }
                     else => return,
                 }
@@ -139,17 +140,26 @@ impl Bans {
     }
 
     /// Tells one thing, and passes on the answer.
-    pub(in crate::remote::redis) async fn ask(&self, mut redis: MultiplexedConnection, ask: &Ask) -> Health {
+    pub(in crate::remote::redis) async fn ask(
+        &self,
+        mut redis: MultiplexedConnection,
+        clock: &Clock,
+        ask: &Ask,
+    ) -> Health {
         let place = Place {
             prefix: &self.prefix,
             database: self.database,
             zone: &ask.zone,
             origin: ask.origin,
+            known: ask.known,
+            now: clock.now(),
             script: script::BAN.get_hash(),
         };
         let told = match &ask.what {
-            What::List { known } => timeout(self.patience, self.list(&mut redis, &place, *known)).await,
-            _ => timeout(self.patience, self.one(&mut redis, &place, ask)).await,
+            What::List { known } => {
+                timeout(self.patience, self.list((&mut redis, clock), &place, *known)).await
+            }
+            _ => timeout(self.patience, self.one((&mut redis, clock), &place, ask)).await,
         };
         // That the list can be read says nothing of whether anything can be written.
         let ailing = &self.ailing[usize::from(!matches!(ask.what, What::List { .. }))];
@@ -179,7 +189,7 @@ impl Bans {
 
     async fn one(
         &self,
-        redis: &mut MultiplexedConnection,
+        redis: (&mut MultiplexedConnection, &Clock),
         place: &Place<'_>,
         ask: &Ask,
     ) -> Result<Option<Heard>, (String, bool)> {
@@ -191,14 +201,14 @@ impl Bans {
     /// Reads the list page by page. If it has changed meanwhile it is read again, and at last taken as it is.
     async fn list(
         &self,
-        redis: &mut MultiplexedConnection,
+        (redis, clock): (&mut MultiplexedConnection, &Clock),
         place: &Place<'_>,
         known: u64,
     ) -> Result<Option<Heard>, (String, bool)> {
         let (mut tries, begun) = (0, Instant::now());
         let (mut bans, mut first, mut version) = (Vec::new(), 0, None);
         loop {
-            let reply = self.run(redis, &place.page(known, first)).await?;
+            let reply = self.run((redis, clock), &place.page(known, first)).await?;
             let (current, page) = wire::read_page(&reply).map_err(|reason| (reason.to_owned(), false))?;
             let Some((page, members)) = page else { return Ok(None) };
             if version.is_some_and(|version| version != current) && tries < TRIES {
@@ -221,18 +231,55 @@ impl Bans {
 
     async fn run(
         &self,
-        redis: &mut MultiplexedConnection,
+        (redis, clock): (&mut MultiplexedConnection, &Clock),
         command: &::redis::Cmd,
     ) -> Result<Value, (String, bool)> {
-        script::execute(redis, command).await.map_err(|error| {
+        let mut reply = script::execute(redis, command).await.map_err(|error| {
             let moved = matches!(error.code(), Some("MOVED" | "ASK" | "TRYAGAIN" | "CLUSTERDOWN"));
             (describe(&error), moved || is_fatal(&error))
-        })
+        })?;
+        if let Some(time) = wire::take_time(&mut reply) {
+            clock.set(time);
+        }
+        Ok(reply)
     }
 
     fn tell(&self, zone: &str, what: Heard) {
         let news = News { link: self.link, zone: zone.to_owned(), at: Instant::now(), what };
         self.outbox.put(Done::Ban(news));
+    }
+}
+
+/// What is known of the clock at the other end of a connection: a server that stood still carries out what it was sent before, and is
+/// to know when that was.
+pub(in crate::remote::redis) struct Clock {
+    start: Instant,
+    /// The time there less the milliseconds since `start`, plus 1; 0: nobody knows.
+    ahead: AtomicU64,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self { start: Instant::now(), ahead: AtomicU64::new(0) }
+    }
+}
+
+impl Clock {
+    fn elapsed(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// A reply says what time it was; the one that was the least on its way is the best.
+    fn set(&self, time: u64) {
+        self.ahead.fetch_max(time.saturating_sub(self.elapsed()).saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// The time there, milliseconds, never too late; 0: nobody knows.
+    fn now(&self) -> u64 {
+        match self.ahead.load(Ordering::Relaxed) {
+            0 => 0,
+            ahead => (ahead - 1).saturating_add(self.elapsed()),
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use crate::policy::Millis;
 use crate::policy::ban::{Cause, Terms};
 use crate::policy::limit::KeyHash;
 
-pub(super) use desk::{Bans, Health};
+pub(super) use desk::{Bans, Clock, Health};
 
 /// Something to tell Redis, or to ask.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub struct Ask {
     pub zone: String,
     /// Who asks: a number that no other host has.
     pub origin: u64,
+    /// The stamp of the last word that he has heard about the key; 0: none.
+    pub known: u64,
     /// What lengths of time are counted from.
     pub at: Instant,
     pub what: What,

@@ -15,8 +15,11 @@ pub(super) struct Place<'a> {
     pub(super) prefix: &'a str,
     pub(super) database: u32,
     pub(super) zone: &'a str,
-    /// Who asks.
+    /// Who asks, and what he knows.
     pub(super) origin: u64,
+    pub(super) known: u64,
+    /// The time by Redis's clock, milliseconds; 0: nobody knows.
+    pub(super) now: u64,
     pub(super) script: &'a str,
 }
 
@@ -73,6 +76,7 @@ impl Place<'_> {
         command.arg(format!("{list}:{key}")).arg(format!("{list}:{counter}:hits"));
         let zone = format!("{}/{}", self.database, self.zone);
         command.arg(what).arg(channel(self.prefix)).arg(zone).arg(key).arg(format!("{:x}", self.origin));
+        command.arg(self.now).arg(self.known);
         numbers.iter().for_each(|number| {
             command.arg(*number);
         });
@@ -132,17 +136,16 @@ pub(super) fn read_page(reply: &Value) -> Result<Page, &'static str> {
     if *changed == 0 {
         return Ok((version, None));
     }
-    let read = bans.chunks(9).map(|part| match part {
+    // A member that is not ours is passed over.
+    let read = bans.chunks(9).filter_map(|part| match part {
         [Value::BulkString(hash), rest @ ..] => {
-            let key = std::str::from_utf8(hash).ok().and_then(KeyHash::parse);
-            // A member that is not ours is passed over.
-            key.map(|key| banned(key, rest)).transpose()
+            let key = std::str::from_utf8(hash).ok().and_then(KeyHash::parse)?;
+            banned(key, rest).ok()
         }
-        _ => Err("not a ban"),
+        _ => None,
     });
-    let read: Vec<_> = read.collect::<Result<_, _>>()?;
     let members = usize::try_from(number(members)?).map_err(|_| "too many")?;
-    Ok((version, Some((read.into_iter().flatten().collect(), members))))
+    Ok((version, Some((read.collect(), members))))
 }
 
 fn banned(key: KeyHash, values: &[Value]) -> Result<(Banned, u64, Word), &'static str> {
@@ -168,10 +171,19 @@ fn hexadecimal(text: &str) -> Option<u64> {
     u64::from_str_radix(text, 16).ok()
 }
 
+/// Takes the time by Redis's clock, milliseconds, off the end of a reply.
+pub(super) fn take_time(reply: &mut Value) -> Option<u64> {
+    let Value::Array(values) = reply else { return None };
+    let time = values.last().and_then(|last| number(last).ok())?;
+    values.pop();
+    Some(time)
+}
+
 /// A published message: database and zone, and what it says. None if it is not one of ours.
 pub(super) fn message(text: &str) -> Option<((u32, &str), Heard)> {
     let words: Vec<_> = text.split(' ').collect();
-    let number = |word: &str| word.parse::<u64>().ok();
+    // What Lua counts exactly.
+    let number = |word: &str| word.parse::<u64>().ok().filter(|number| *number < 1 << 53);
     let [what, place, hash, rest @ ..] = &words[..] else { return None };
     let (database, zone) = place.split_once('/')?;
     let (place, key) = ((database.parse().ok()?, zone), KeyHash::parse(hash)?);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::super::ban::Ask;
+use super::super::ban::{Ask, Clock};
 use super::super::beat::pause;
 use super::super::connect::Connection;
 use super::super::failure::{Failure, clean};
@@ -61,7 +61,7 @@ impl Shards<'_> {
         let owner = self.map.owner(slot(&bans.key(&ask))).and_then(|server| self.nodes.get(server));
         let Some(line) = owner.and_then(Node::line) else { return bans.refuse(&ask) };
         let redis = line.redis.clone();
-        self.chores.spawn(async move { Chore::Told(bans.ask(redis, &ask).await) });
+        self.chores.spawn(async move { Chore::Told(bans.ask(redis, &Clock::default(), &ask).await) });
     }
 
     /// A node is away: what waits for it is refused, the others go on.
