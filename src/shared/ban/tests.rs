@@ -226,6 +226,45 @@ fn what_is_said_here_holds_until_redis_has_answered_it() {
 }
 
 #[test]
+fn what_was_said_here_and_is_over_makes_nobody_deaf() {
+    let zone = zone(BanZone::MIN_SIZE);
+    // Counted here while Redis was away, and over.
+    zone.ban(&key(1), &New { cause: Cause::Status, ..new(300, 200) }, 200);
+    assert_eq!(zone.hear(&key(1), &heard(10, 900), 250), Some(Heeded::Pending));
+    assert_eq!(zone.hear(&key(1), &heard(10, 900), 301), Some(Heeded::Turned));
+    // A word by hand is told even then: it may have set aside what Redis still has.
+    zone.ban(&key(2), &New { force: true, ..new(300, 200) }, 200);
+    assert_eq!(zone.hear(&key(2), &heard(10, 900), 301), Some(Heeded::Pending));
+    let seq = zone.get(&key(2)).unwrap().seq;
+    assert_eq!(zone.hear(&key(2), &Told { answers: Some(seq), ..lifted(11, 250) }, 302), Some(Heeded::Kept));
+    assert_eq!(zone.hear(&key(2), &heard(12, 900), 303), Some(Heeded::Turned));
+    // The answer says what was known before: what was said here had no effect there.
+    zone.ban(&key(3), &New { force: true, ..new(9_000, 200) }, 200);
+    let seq = zone.get(&key(3)).unwrap().seq;
+    zone.hear(&key(3), &Told { answers: Some(seq), ..heard(10, 700) }, 201);
+    zone.ban(&key(3), &New { force: true, ..new(9_000, 202) }, 202);
+    zone.hear(&key(3), &Told { answers: Some(seq + 1), ..heard(10, 700) }, 203);
+    zone.hear(&key(3), &Told { answers: Some(zone.get(&key(3)).unwrap().seq), ..heard(10, 700) }, 204);
+    assert_eq!(zone.banned(&key(3), 205), Some(700));
+}
+
+#[test]
+fn a_smaller_zone_keeps_what_ends_last() {
+    let large = zone(1 << 18);
+    (0..600).for_each(|n| {
+        large.ban(&key(n), &new(10_000 + (n * 7_919) % 600, 100), 100);
+    });
+    let small = zone(BanZone::MIN_SIZE);
+    small.copy_from(&large, 200);
+    for n in 0..600 {
+        let (_, group) = small.bans.locate(&key(n));
+        let lost = large.banned(&key(n), 200).filter(|_| small.banned(&key(n), 200).is_none());
+        let soonest = small.bans.soonest(group).map_or(0, |tat| tat.ms());
+        assert!(lost.is_none_or(|until| until <= soonest), "{n}: {lost:?} of {soonest}");
+    }
+}
+
+#[test]
 fn a_reason_stays_with_its_ban() {
     let zone = zone(BanZone::MIN_SIZE);
     zone.ban(&key(1), &New { force: true, reason: "scans", ..new(900_000, 1_000) }, 1_000);

@@ -29,6 +29,8 @@ local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local micros = clock[1] * 1000000 + clock[2]
 local RING = 32
+-- So long an operator's word is remembered after its end: one of before that may still come, from a gateway that was cut off.
+local HOUR = 3600000
 -- No ban is longer: what ends later is not of ours.
 local LONGEST = 367 * 86400000
 -- How long this was on its way: what stood in line while the server did stands for when it was said.
@@ -151,7 +153,7 @@ local stamp = math.max(micros, ban.stamp + 1, known + 1)
 
 local function lift(at, left, seq, stamp)
   local lifted = { ends = 0, since = 0, level = 0, cause = 1, lifted = at, stamp = stamp, origin = origin, seq = seq }
-  keep(lifted, math.max(left, 60000))
+  keep(lifted, math.max(left, HOUR))
   local removed = redis.pcall('ZREM', list, hash)
   if type(removed) == 'number' then changed() elseif not string.find(removed.err, 'WRONGTYPE') then return removed end
   local ago = math.max(now - at, 0)
@@ -183,7 +185,7 @@ if what == 'ban' then
     if now + left == ban.ends and level == ban.level then return standing() end
   end
   return impose({ ends = now + left, since = since, level = level, cause = cause, lifted = 0, stamp = stamp, origin = origin,
-    seq = seq }, memory)
+    seq = seq }, cause == 3 and math.max(memory, HOUR) or memory)
 end
 
 -- A hit.

@@ -424,6 +424,45 @@ fn values_that_are_not_ours_are_taken_for_absent() {
 }
 
 #[test]
+fn rows_that_are_not_ours_stop_nobody() {
+    let redis = Redis::start(&[]);
+    let (a, b) = two_hosts(&redis);
+    a.say(ban(1, 60_000, 0, 1));
+    b.hear_banned(1);
+    let (list, state) = ("sluice:{ban:z}", |n| format!("sluice:{{ban:z}}:{}", key(n)));
+    let far = redis.ask::<Vec<u64>>(&["TIME"]).unwrap()[0] * 1_000 + 600_000;
+    for (n, score) in [(2, "1e300"), (3, "inf"), (4, "9300000000000000000"), (5, "-inf")] {
+        redis.ask::<()>(&["ZADD", list, score, &key(n).to_string()]).unwrap();
+    }
+    for (n, text) in
+        [(6, "9 1 1 9 0 1 a 1"), (7, "9 1 1099511627776 1 0 1 a 1"), (8, "9 1 1 1 0 1 aaaaaaaaaaaaaaaaa 1")]
+    {
+        redis.ask::<()>(&["SET", &state(n), &text.replacen('9', &far.to_string(), 1)]).unwrap();
+        redis.ask::<()>(&["ZADD", list, &far.to_string(), &key(n).to_string()]).unwrap();
+    }
+    redis.ask::<()>(&["SET", &format!("{list}:version"), "1e30"]).unwrap();
+    assert!(a.list(0).1.iter().any(|ban| ban.key == key(1)));
+    b.say(ban(9, 60_000, 0, 1));
+    a.hear_banned(9);
+    assert_eq!(redis.ask::<Option<String>>(&["ZSCORE", list, &key(3).to_string()]).unwrap(), None, "swept");
+}
+
+#[test]
+fn a_redis_that_stood_still_knows_when_things_were_said() {
+    let redis = Redis::start(&[]);
+    let settings = Settings { connect_timeout: PATIENCE, ..sharing(redis.settings()) };
+    let a = Worker::on_host(settings, 1);
+    redis.subscribed(1);
+    a.list(0);
+    redis.signal("-STOP");
+    a.say(ban(1, 20_000, 0, 1));
+    std::thread::sleep(Duration::from_millis(1_500));
+    redis.signal("-CONT");
+    let heard = a.hear_banned(1);
+    assert!(heard.left <= 18_600 && heard.ago >= 1_400, "{heard:?}");
+}
+
+#[test]
 fn a_redis_that_comes_back_is_listened_to_again() {
     let mut redis = Redis::start(&[]);
     let (a, b) = two_hosts(&redis);
