@@ -210,31 +210,7 @@ pub fn hear(slot: Slot, id: u64, key: &KeyHash, told: &Told, now: Millis) -> Res
         return Ok(if stamp < seen { Heeded::Old } else { Heeded::Known });
     }
     call(slot, key);
-    let until = match told.what {
-        Word::Banned { since, until, ends, level, cause, origin } => {
-            // Told again after Redis had lost it, it is still the one that an operator gave his reason for.
-            let same = record >> CAUSE_AT & CAUSE == u64::from(cause.code())
-                && slot.word(SINCE).load(SeqCst).abs_diff(since) < SECOND;
-            let words = [(SINCE, since), (SENTENCE, until), (LIFTED, 0), (ENDS, ends)];
-            words.iter().for_each(|(at, word)| slot.word(*at).store(*word, SeqCst));
-            if !answers && !same {
-                text(slot, "");
-            }
-            let flags = if origin == Origin::Other { ORIGIN | TOLD } else { TOLD };
-            let level = u64::from(level.min(LEVEL as u32)) | u64::from(cause.code()) << CAUSE_AT;
-            slot.change(slot.word(RECORD), id, |bits| bits & (V4 | V6) | flags | level);
-            until
-        }
-        Word::Lifted { at } => {
-            slot.word(LIFTED).store(at.max(1), SeqCst);
-            slot.change(slot.word(RECORD), id, |bits| bits & !LEVEL | TOLD);
-            now
-        }
-        Word::Over => {
-            slot.change(slot.word(RECORD), id, |bits| bits | TOLD);
-            now
-        }
-    };
+    let until = store(slot, id, told, answers).unwrap_or(now);
     let (was, is) = (Tat::from_bits(before).ms() > now, until > now);
     let end = if was || is { end(until) } else { before };
     slot.still(id)?;
@@ -248,6 +224,36 @@ pub fn hear(slot: Slot, id: u64, key: &KeyHash, told: &Told, now: Millis) -> Res
             // Whatever Redis says next is to be heeded.
             slot.word(STAMP).store(0, SeqCst);
             Ok(Heeded::Raced)
+        }
+    }
+}
+
+/// Stores what Redis's word says, but for the end, which comes after it: that is what is returned; `None`: now.
+fn store(slot: Slot, id: u64, told: &Told, answers: bool) -> Option<Millis> {
+    match told.what {
+        Word::Banned { since, until, ends, level, cause, origin } => {
+            // Told again after Redis had lost it, it is still the one that an operator gave his reason for.
+            let record = slot.word(RECORD).load(SeqCst);
+            let same = record >> CAUSE_AT & CAUSE == u64::from(cause.code())
+                && slot.word(SINCE).load(SeqCst).abs_diff(since) < SECOND;
+            let words = [(SINCE, since), (SENTENCE, until), (LIFTED, 0), (ENDS, ends)];
+            words.iter().for_each(|(at, word)| slot.word(*at).store(*word, SeqCst));
+            if !answers && !same {
+                text(slot, "");
+            }
+            let flags = if origin == Origin::Other { ORIGIN | TOLD } else { TOLD };
+            let level = u64::from(level.min(LEVEL as u32)) | u64::from(cause.code()) << CAUSE_AT;
+            slot.change(slot.word(RECORD), id, |bits| bits & (V4 | V6) | flags | level);
+            Some(until)
+        }
+        Word::Lifted { at } => {
+            slot.word(LIFTED).store(at.max(1), SeqCst);
+            slot.change(slot.word(RECORD), id, |bits| bits & !LEVEL | TOLD);
+            None
+        }
+        Word::Over => {
+            slot.change(slot.word(RECORD), id, |bits| bits | TOLD);
+            None
         }
     }
 }
