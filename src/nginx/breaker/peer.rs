@@ -244,7 +244,10 @@ impl Peer {
             return;
         }
         let left = |token: &Token| token.left(mono());
-        let seats = self.request().ctx().and_then(|ctx| {
+        // Whom calm breakers have admitted holds nothing of theirs.
+        let is_calm = self.calm.iter().any(|era| era.get().is_some());
+        let context = if is_calm { None } else { self.request().ctx() };
+        let seats = context.and_then(|ctx| {
             let passage = ctx.passage.borrow();
             [&passage.route, &passage.upstream].iter().filter_map(|seat| left(seat.token.as_ref()?)).min()
         });
