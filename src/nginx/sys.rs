@@ -111,25 +111,26 @@ impl PeersLock {
     /// `peers` must be a live list of the running cycle.
     pub unsafe fn write(peers: *mut sys::ngx_http_upstream_rr_peers_t) -> Self {
         // SAFETY: the caller vouches for `peers`.
-        unsafe {
-            if !(*peers).shpool.is_null() {
-                sys::ngx_rwlock_wlock(addr_of_mut!((*peers).rwlock));
-            }
-        }
-        Self(peers)
+        unsafe { Self::take(peers, sys::ngx_rwlock_wlock) }
     }
-}
 
-impl PeersLock {
     /// The same for whoever only reads.
     ///
     /// # Safety
     /// As for [`Self::write`].
     pub unsafe fn read(peers: *mut sys::ngx_http_upstream_rr_peers_t) -> Self {
         // SAFETY: the caller vouches for `peers`.
+        unsafe { Self::take(peers, sys::ngx_rwlock_rlock) }
+    }
+
+    unsafe fn take(
+        peers: *mut sys::ngx_http_upstream_rr_peers_t,
+        lock: unsafe extern "C" fn(*mut sys::ngx_atomic_t),
+    ) -> Self {
+        // SAFETY: the caller vouches for `peers`; `lock` is one of the core's for such a word.
         unsafe {
             if !(*peers).shpool.is_null() {
-                sys::ngx_rwlock_rlock(addr_of_mut!((*peers).rwlock));
+                lock(addr_of_mut!((*peers).rwlock));
             }
         }
         Self(peers)

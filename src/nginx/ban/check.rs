@@ -56,7 +56,8 @@ pub fn handler(request: &Request) -> sys::ngx_int_t {
         if let Ok(mut keys) = ctx.ban.keys.try_borrow_mut() {
             keys.push(Key(key));
         }
-        if let Some((zone, until)) = banned(request, ban, key, now) {
+        let until = zone.and_then(|zone| banned(request, zone, ban, key, now));
+        if let Some((zone, until)) = ban.zone.zip(until) {
             let status = if ban.dry_run() { Status::BannedDryRun } else { Status::Banned };
             let rank = |status, until| (status == Status::Banned, until);
             if worst.is_none_or(|(s, _, u)| rank(status, until) > rank(s, u)) {
@@ -74,10 +75,8 @@ pub fn handler(request: &Request) -> sys::ngx_int_t {
     }
 }
 
-/// The zone, and the end of a ban of this request's key.
-fn banned(request: &Request, ban: &Ban, key: &[u8], now: Millis) -> Option<(usize, Millis)> {
-    let number = ban.zone?;
-    let zone = request.main_conf().bans.get(number)?;
+/// The end of a ban of this request's key.
+fn banned(request: &Request, zone: &ZoneConf, ban: &Ban, key: &[u8], now: Millis) -> Option<Millis> {
     zone.watch(now);
     let shared = zone.shared()?;
     if !shared.any(now) {
@@ -89,7 +88,7 @@ fn banned(request: &Request, ban: &Ban, key: &[u8], now: Millis) -> Option<(usiz
         shared.seen(&ban.hash(&name), address);
     }
     shared.refused(usize::from(worker_index()), ban.dry_run());
-    Some((number, until))
+    Some(until)
 }
 
 fn banned_by(request: &Request, (status, zone): (Status, usize), left: Millis) -> sys::ngx_int_t {

@@ -155,6 +155,13 @@ impl Peer {
         self.group.breaker.guard()
     }
 
+    fn guard(&self, scope: Scope) -> Option<Guard<'static>> {
+        match scope {
+            Scope::Route => self.place.route,
+            Scope::Upstream => self.upstream(),
+        }
+    }
+
     fn servers(&self) -> Option<&'static Servers> {
         self.group.breaker.servers()
     }
@@ -203,12 +210,12 @@ impl Peer {
         }
     }
 
-    /// Whether a breaker waits to hear of the attempt under way.
-    fn is_at_server(&self) -> bool {
+    /// What `see` makes of the admission of the attempt under way, if a breaker waits to hear of it.
+    fn at_server<T>(&self, see: impl FnOnce(&Token) -> T) -> Option<T> {
         let attempt = self.attempt.take();
-        let is_some = attempt.is_some();
+        let seen = attempt.as_ref().map(|(_, token)| see(token));
         self.attempt.set(attempt);
-        is_some
+        seen
     }
 
     /// The attempt under way has come to this, or to nothing that says anything.
@@ -251,9 +258,7 @@ impl Peer {
             let passage = ctx.passage.borrow();
             [&passage.route, &passage.upstream].iter().filter_map(|seat| left(seat.token.as_ref()?)).min()
         });
-        let attempt = self.attempt.take();
-        let server = attempt.as_ref().and_then(|(_, token)| left(token));
-        self.attempt.set(attempt);
+        let server = self.at_server(left).flatten();
         let Some(left) = [seats, server].into_iter().flatten().min() else { return };
         if let Some(worker) = worker::current().filter(|_| !self.streams.replace(true)) {
             worker.breakers.streams(self, left);
@@ -280,10 +285,7 @@ impl Peer {
 
     /// The test permit that the request holds.
     fn test(&self, scope: Scope) -> Option<(Guard<'static>, Token)> {
-        let guard = match scope {
-            Scope::Route => self.place.route?,
-            Scope::Upstream => self.upstream()?,
-        };
+        let guard = self.guard(scope)?;
         let mut passage = self.request().ctx()?.passage.borrow_mut();
         let seat = passage.seat(scope);
         seat.token.as_ref().filter(|token| token.is_test())?;
@@ -291,10 +293,7 @@ impl Peer {
     }
 
     fn is_testing_server(&self) -> bool {
-        let attempt = self.attempt.take();
-        let tests = attempt.as_ref().is_some_and(|(_, token)| token.is_test());
-        self.attempt.set(attempt);
-        tests
+        self.at_server(Token::is_test) == Some(true)
     }
 
     /// The connection has become a tunnel: its handshake is the result.
@@ -337,7 +336,7 @@ impl Peer {
                 None => guard.gate.breaker.abort(token),
             }
         }
-        if self.is_at_server() {
+        if self.at_server(|_| ()).is_some() {
             let failing = self.group.breaker.failing();
             // SAFETY: as above.
             let (outcome, seen) =
@@ -349,9 +348,10 @@ impl Peer {
 
     /// What a breaker is to be told of, or be given back; once. After a test that has been `judged`: as whom else that is closed.
     fn admission(&self, scope: Scope, judged: bool) -> Option<(Guard<'static>, Token)> {
-        let (guard, calm) = match scope {
-            Scope::Route => (self.place.route?, &self.calm[0]),
-            Scope::Upstream => (self.upstream()?, &self.calm[1]),
+        let guard = self.guard(scope)?;
+        let calm = match scope {
+            Scope::Route => &self.calm[0],
+            Scope::Upstream => &self.calm[1],
         };
         if judged {
             return Some((guard, guard.gate.calm()?.into()));

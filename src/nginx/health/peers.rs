@@ -62,27 +62,33 @@ pub fn primaries(us: Upstream) -> Option<Peers> {
     lists(us).map(|[(_, primary), _]| primary)
 }
 
+/// Shows `see` each peer of both lists, which are locked meanwhile: it may not allocate, log or panic.
+fn look(lists: [(Role, Peers); 2], mut see: impl FnMut(&sys::ngx_http_upstream_rr_peer_t)) {
+    for (_, list) in lists.into_iter().filter(|(_, list)| !list.is_null()) {
+        // SAFETY: a live list.
+        unsafe {
+            let _lock = PeersLock::read(list);
+            let mut next = (*list).peer;
+            while let Some(peer) = next.as_ref() {
+                see(peer);
+                next = peer.next;
+            }
+        }
+    }
+}
+
 /// Whether it is for their failures (`max_fails`) that no server of a group can be had: not because they are full (`max_conns`),
 /// and not by a decision of an operator or a check. A balancer of a third party is taken at its word.
 pub fn have_failed(us: Upstream) -> bool {
     let Some(lists) = lists(us) else { return true };
     let now = sys::ngx_timeofday().sec;
     let (mut failed, mut full) = (false, false);
-    for (_, list) in lists.into_iter().filter(|(_, list)| !list.is_null()) {
-        // SAFETY: a live list; nothing between lock and unlock allocates, logs or panics.
-        unsafe {
-            let _lock = PeersLock::read(list);
-            let mut next = (*list).peer;
-            while let Some(peer) = next.as_ref() {
-                let set_aside = peer.max_fails > 0
-                    && peer.fails >= peer.max_fails
-                    && now - peer.checked <= peer.fail_timeout;
-                failed |= peer.down == 0 && set_aside;
-                full |= peer.down == 0 && !set_aside && peer.max_conns > 0 && peer.conns >= peer.max_conns;
-                next = peer.next;
-            }
-        }
-    }
+    look(lists, |peer| {
+        let set_aside =
+            peer.max_fails > 0 && peer.fails >= peer.max_fails && now - peer.checked <= peer.fail_timeout;
+        failed |= peer.down == 0 && set_aside;
+        full |= peer.down == 0 && !set_aside && peer.max_conns > 0 && peer.conns >= peer.max_conns;
+    });
     failed && !full
 }
 
@@ -90,19 +96,11 @@ pub fn have_failed(us: Upstream) -> bool {
 /// after the other there are no more. `None`: it takes out none.
 pub fn most_failures(us: Upstream, window: Millis) -> Option<Millis> {
     let mut least = None;
-    for (_, list) in lists(us)?.into_iter().filter(|(_, list)| !list.is_null()) {
-        // SAFETY: a live list; nothing between lock and unlock allocates, logs or panics.
-        unsafe {
-            let _lock = PeersLock::read(list);
-            let mut next = (*list).peer;
-            while let Some(peer) = next.as_ref() {
-                let periods = window.checked_div((peer.fail_timeout.max(0) as Millis).saturating_mul(1_000));
-                let most = periods.map(|periods| (peer.max_fails as Millis).saturating_mul(periods + 1));
-                least = [least, most.filter(|most| *most > 0)].into_iter().flatten().min();
-                next = peer.next;
-            }
-        }
-    }
+    look(lists(us)?, |peer| {
+        let periods = window.checked_div((peer.fail_timeout.max(0) as Millis).saturating_mul(1_000));
+        let most = periods.map(|periods| (peer.max_fails as Millis).saturating_mul(periods + 1));
+        least = [least, most.filter(|most| *most > 0)].into_iter().flatten().min();
+    });
     least
 }
 

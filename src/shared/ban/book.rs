@@ -181,6 +181,11 @@ fn speak(slot: Slot, now: Millis) {
     let _ = slot.word(SEQ).fetch_update(SeqCst, SeqCst, next);
 }
 
+/// Whether a record is of a ban for this cause.
+fn is_for(record: u64, cause: Cause) -> bool {
+    record >> CAUSE_AT & CAUSE == u64::from(cause.code())
+}
+
 /// Heeds a word of Redis's, unless a later one is known. The stamp comes last: a worker killed before that leaves the word to be
 /// heard again.
 pub fn hear(slot: Slot, id: u64, key: &KeyHash, told: &Told, now: Millis) -> Result<Heeded, Moved> {
@@ -191,7 +196,7 @@ pub fn hear(slot: Slot, id: u64, key: &KeyHash, told: &Told, now: Millis) -> Res
     // What is over, and was never more than what this host counted, has nothing to wait for.
     let speaks = Tat::from_bits(before).ms() > now
         || slot.word(LIFTED).load(SeqCst) > 0
-        || record >> CAUSE_AT & CAUSE == u64::from(Cause::Manual.code());
+        || is_for(record, Cause::Manual);
     let pending = record & TOLD == 0 && seq > 0 && speaks;
     if pending && !answers {
         return Ok(Heeded::Pending);
@@ -234,8 +239,7 @@ fn store(slot: Slot, id: u64, told: &Told, answers: bool) -> Option<Millis> {
         Word::Banned { since, until, ends, level, cause, origin } => {
             // Told again after Redis had lost it, it is still the one that an operator gave his reason for.
             let record = slot.word(RECORD).load(SeqCst);
-            let same = record >> CAUSE_AT & CAUSE == u64::from(cause.code())
-                && slot.word(SINCE).load(SeqCst).abs_diff(since) < SECOND;
+            let same = is_for(record, cause) && slot.word(SINCE).load(SeqCst).abs_diff(since) < SECOND;
             let words = [(SINCE, since), (SENTENCE, until), (LIFTED, 0), (ENDS, ends)];
             words.iter().for_each(|(at, word)| slot.word(*at).store(*word, SeqCst));
             if !answers && !same {
